@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is rebuilt when pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+SWEEP ?= latest
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run sweep compare ui test bench lint clean
+
+help: ## Say what each target does
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-9s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP) ## Make or refresh .venv with everything that is needed
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## The article's experiment in both frameworks, compared (ARGS="overrides")
+	$(BIN)/python -m pipeline -m backend=torch,tensorflow experiment=article $(ARGS)
+
+run: $(STAMP) ## One tracked run (ARGS="experiment=article_fit seed=1")
+	$(BIN)/python -m pipeline $(ARGS)
+
+sweep: $(STAMP) ## A multirun (ARGS="backend=torch,tensorflow optimizer.lr=1e-3,1e-2")
+	$(BIN)/python -m pipeline -m $(ARGS)
+
+compare: $(STAMP) ## Compare what a sweep recorded (SWEEP=latest or its id), training nothing
+	$(BIN)/python -m pipeline 'stages=[compare]' compare.sweep=$(SWEEP) $(ARGS)
+
+ui: $(STAMP) ## Open the MLflow UI on what was recorded (http://127.0.0.1:5000)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --host 127.0.0.1 --port 5000 $(ARGS)
+
+test: $(STAMP) ## The whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compiled, start-up
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,min,rounds -s $(ARGS)
+
+lint: $(STAMP) ## Style, types and the layers of the house
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean: ## Remove .venv and caches; outputs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks

@@ -1,0 +1,38 @@
+"""The backends: each a module of its own, loaded by name at the last moment."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline import config
+from pipeline.backends.base import Backend
+
+
+def names() -> list[str]:
+    """Return the names of all backends: the modules here beside the protocol."""
+    found = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    return sorted(found - {"__init__", "base"})
+
+
+def traits(name: str) -> dict[str, Any]:
+    """Read a backend's constants (``LOOPS``, ``XLA``, ...) from its source, without importing it.
+
+    So an impossible choice is refused within a moment and before a framework is loaded.
+    """
+    config.choose("backend.name", name, dict.fromkeys(names()))
+    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in {"LOOPS", "XLA", "ONCE", "FLAVOR"}
+    }
+
+
+def load(name: str) -> Backend:
+    """Import a backend, and with it its framework."""
+    return cast(Backend, importlib.import_module(f"{__name__}.{name}"))

@@ -1,0 +1,285 @@
+"""The schema of every config group, and its checks; not the values, which live in ``conf``.
+
+A group whose options share one set of keys is a dataclass. A group that grows by adding files
+(data, model, loss, optimizer, schedule) has its common keys here and the keys of each option in
+the signature of the function it names: `checked_settings` reads that signature. So an optimizer is
+one function and one YAML, and a key that no function knows is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import ConfigDict, Field, Strict, ValidationError, create_model
+from pydantic.dataclasses import dataclass
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Strings = Annotated[tuple[str, ...], Strict(False)]
+
+STAGES = ("generate", "train", "evaluate", "compare")
+
+_RULES = ConfigDict(extra="forbid", strict=True)
+_schema = dataclass(frozen=True, kw_only=True, config=_RULES)
+
+
+class ConfigError(Exception):
+    """The command line or the config is wrong; its text is one line for the user (exit code 2)."""
+
+    def __init__(self, key: str, value: Any, allowed: str) -> None:
+        text = str(value)
+        shown = text if len(text) <= 200 else f"{text[:197]}..."
+        super().__init__(" ".join(f"{key}={shown}: {allowed}".split()))
+
+
+@_schema
+class Component:
+    """One option of a group that grows by files: its name and the settings its function takes."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@_schema
+class Model(Component):
+    """Which pair of twins, and where their first weights come from."""
+
+    init: Literal["shared", "framework"]
+
+
+@_schema
+class Optimizer(Component):
+    """An update rule with its base learning rate; a schedule turns that into the rate of a step."""
+
+    lr: Positive
+
+
+@_schema
+class Train:
+    """The loop: which one, how long, how often it says something."""
+
+    loop: Literal["manual", "native", "fit"]
+    epochs: Count
+    log_every: Count
+
+
+@_schema
+class Backend:
+    """A framework and how it runs; every word means the same in all of them."""
+
+    name: str
+    dtype: Literal["float32", "float64"]
+    device: Literal["auto", "cpu", "cuda"]
+    execution: Literal["eager", "compiled"]
+    xla: bool
+    threads: Count
+    deterministic: bool
+
+
+@_schema
+class Record:
+    """What a run keeps of its steps: everything (full), or losses, rates and norms (scalars)."""
+
+    trace: Literal["full", "scalars"]
+
+
+@_schema
+class Tracking:
+    """Where runs are logged, and how much of them."""
+
+    uri: Annotated[str, Field(min_length=1)]
+    artifacts: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1)]
+    model: bool
+    max_points: Annotated[int, Field(ge=2)]
+    figures: Annotated[
+        tuple[Literal["png", "pdf", "svg"], ...], Strict(False), Field(min_length=1)
+    ]
+
+
+@_schema
+class Parity:
+    """How two runs are judged: by bits (both null), or within NumPy's ``atol + rtol·|b|``."""
+
+    rtol: NonNegative | None
+    atol: NonNegative | None
+
+
+@_schema
+class Compare:
+    """Which recorded runs the stage ``compare`` reads: named ones, or those of a sweep."""
+
+    runs: Strings
+    sweep: str | None
+
+
+@_schema
+class Sweep:
+    """What surrounds a multirun."""
+
+    title: str | None
+
+
+@_schema
+class Config:
+    """One run, whole."""
+
+    data: Component
+    model: Model
+    loss: Component
+    optimizer: Optimizer
+    schedule: Component
+    train: Train
+    backend: Backend
+    record: Record
+    tracking: Tracking
+    parity: Parity
+    compare: Compare
+    sweep: Sweep
+    seed: Natural
+    stages: Annotated[
+        tuple[Literal["generate", "train", "evaluate", "compare"], ...],
+        Strict(False),
+        Field(min_length=1),
+    ]
+    run: str | None
+
+
+_GROUPS: dict[str, type] = {
+    name: kind for name, kind in get_type_hints(Config).items() if hasattr(kind, "__dataclass_fields__")
+}
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Check a composed config (plain containers) and return it typed.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key that is wrong, its value and what is allowed.
+    """
+    nested = dict(values)
+    nested.pop("experiment", None)
+    for group, kind in _GROUPS.items():
+        given = nested.get(group, "???")
+        if not isinstance(given, Mapping):
+            raise ConfigError(group, given, f"must be a group of keys: {', '.join(_keys(kind))}")
+        if issubclass(kind, Component):
+            common = {key: value for key, value in given.items() if key in _keys(kind)}
+            settings = {key: value for key, value in given.items() if key not in common}
+            given = {**common, "settings": settings}
+        nested[group] = _checked(kind, given, prefix=(group,))
+    config: Config = _checked(Config, nested, prefix=())
+    return config
+
+
+def _keys(kind: type) -> list[str]:
+    """Return the keys that a group or the whole config has, whichever its option."""
+    return sorted({field.name for field in dataclasses.fields(kind)} - {"settings"})
+
+
+def _checked(kind: type, given: Mapping[str, Any], *, prefix: tuple[str, ...]) -> Any:
+    """Make one dataclass of the schema; strict ones take each other only as instances."""
+    try:
+        return kind(**{str(key): value for key, value in given.items()})
+    except ValidationError as error:
+        raise _first(error, prefix=prefix, allowed=_keys(kind)) from None
+
+
+def choose(key: str, name: str, choices: Mapping[str, Any]) -> Any:
+    """Return the choice of that name, or say which ones there are."""
+    if name not in choices:
+        raise ConfigError(key, name, f"must be one of {', '.join(sorted(choices))}")
+    return choices[name]
+
+
+def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """Return the public functions that a module itself defines: the options it offers."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+
+
+def checked_settings(
+    group: str, function: Callable[..., Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Check a component's settings against the annotated keyword-only signature of its function.
+
+    Parameters annotated without a check are those the program itself passes (shapes, arrays, a
+    generator); settings are the keyword-only ones whose annotation is a config type.
+    """
+    hints = inspect.get_annotations(function, eval_str=True)
+    wanted = {
+        name: (hints[name], ...)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and _is_setting(hints.get(name))
+    }
+    schema = create_model("Settings", __config__=_RULES, **wanted)  # type: ignore[call-overload]
+    try:
+        return dict(schema.model_validate(dict(settings)))
+    except ValidationError as error:
+        allowed = sorted({*_keys(_GROUPS[group]), *wanted})
+        raise _first(error, prefix=(group,), allowed=allowed) from None
+
+
+def _is_setting(hint: Any) -> bool:
+    """Whether an annotation is one of this module's checked types, a bool or a choice."""
+    text = repr(hint)
+    return hint is bool or "FieldInfo" in text or "Literal" in text or "Strict" in text
+
+
+def _first(error: ValidationError, *, prefix: tuple[str, ...], allowed: list[str]) -> ConfigError:
+    """Turn the first complaint of a validation into one line."""
+    first = error.errors(include_url=False)[0]
+    path = [*prefix, *map(str, first["loc"])]
+    key = ".".join(path)
+    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        return ConfigError(key, first["input"], f"unknown key; allowed here: {', '.join(allowed)}")
+    if first["type"].startswith("missing"):
+        return ConfigError(key, "???", "is missing")
+    message = first["msg"].replace("Input should be", "must be")
+    return ConfigError(key, first["input"], message)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to leaf values, lists kept whole: what is logged as a run's parameters."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+# What does not change the numbers a run produces.
+_BESIDE = ("tracking", "parity", "compare", "sweep", "stages", "run", "experiment")
+
+
+def digest(values: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
+    """SHA-256 over the part of a composed config that decides a run's numbers.
+
+    Parameters
+    ----------
+    values
+        Nested plain containers.
+    without
+        Dotted keys left out; two runs are a pair when their digests without ``backend.name`` agree.
+    """
+    flat = flatten(values)
+    kept = {k: v for k, v in flat.items() if k.split(".")[0] not in _BESIDE and k not in without}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

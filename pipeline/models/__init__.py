@@ -1,0 +1,95 @@
+"""Model pairs: one folder each, with a framework-free ``spec.py`` and its twins.
+
+A twin is a module with the subclass, named after the folder (``linear`` holds ``Linear``), and
+`name_map`, which says where in the framework's model each neutral parameter lives.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline import config
+
+
+class Placed(NamedTuple):
+    """Where a neutral parameter lives: the framework's variable and the axes of its transpose.
+
+    `axes` is the order in which the neutral array's axes stand in the framework's (as in
+    ``numpy.transpose``), or None where both have the same layout.
+    """
+
+    variable: Any
+    axes: tuple[int, ...] | None = None
+
+
+class Twin(NamedTuple):
+    """One side of a pair: the subclass and its name map."""
+
+    model: Callable[..., Any]
+    name_map: Callable[[Any], dict[str, Placed]]
+
+
+def names() -> list[str]:
+    """Return the names of all pairs: the folders here."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+
+
+def spec(name: str) -> ModuleType:
+    """Return the framework-free half of a pair."""
+    config.choose("model.name", name, dict.fromkeys(names()))
+    return importlib.import_module(f"{__name__}.{name}.spec")
+
+
+def backends_of(name: str) -> list[str]:
+    """Return the backends that have a twin of this model, without importing any."""
+    package = importlib.import_module(f"{__name__}.{name}")
+    found = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return sorted(found - {"spec"})
+
+
+def twin(name: str, backend: str) -> Twin:
+    """Load one side of a pair; this imports its framework."""
+    module = importlib.import_module(f"{__name__}.{name}.{backend}")
+    return Twin(getattr(module, name.capitalize()), module.name_map)
+
+
+def to_framework(
+    placed: Mapping[str, Placed], values: Mapping[str, np.ndarray], shapes: Iterable[tuple[int, ...]]
+) -> list[np.ndarray]:
+    """Arrange neutral values as the framework holds them, in the order of `placed`.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or unknown, or a shape does not fit after its listed transpose.
+    """
+    if set(placed) != set(values):
+        raise ValueError(f"the twin maps {sorted(placed)}, the spec has {sorted(values)}")
+    arranged = []
+    for (name, place), shape in zip(placed.items(), shapes, strict=True):
+        value = values[name] if place.axes is None else values[name].transpose(place.axes)
+        if value.shape != tuple(shape):
+            raise ValueError(f"{name} has shape {value.shape}, the framework wants {tuple(shape)}")
+        arranged.append(np.array(value, order="C"))
+    return arranged
+
+
+def to_neutral(place: Placed, value: np.ndarray, *, leading: int = 0) -> np.ndarray:
+    """Undo the listed transpose of one array, or of a stack with `leading` further axes in front."""
+    if place.axes is None:
+        return value
+    inverse = np.argsort(place.axes) + leading
+    return value.transpose((*range(leading), *inverse))
+
+
+def check_mapped_once(placed: Mapping[str, Placed], variables: Iterable[Any]) -> None:
+    """Assert that the map names every variable of a model exactly once."""
+    mapped = [id(place.variable) for place in placed.values()]
+    if sorted(mapped) != sorted(id(variable) for variable in variables):
+        raise ValueError("the twin's name map must name every parameter exactly once")

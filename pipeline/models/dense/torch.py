@@ -1,0 +1,22 @@
+"""The layer pair in PyTorch."""
+
+import torch
+from torch import nn
+
+from pipeline.models import Placed
+
+
+class Dense(nn.Module):
+    """One `nn.Linear`; its weight is ``(outputs, inputs)``, the transpose of the neutral one."""
+
+    def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(inputs[0], outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def name_map(model: Dense) -> dict[str, Placed]:
+    """Return where each neutral parameter lives."""
+    return {"w": Placed(model.layer.weight, (1, 0)), "b": Placed(model.layer.bias)}

@@ -1,0 +1,1 @@
+"""Comparing records: no framework, no training."""

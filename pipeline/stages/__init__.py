@@ -1,0 +1,1 @@
+"""The stages: short, plain values in, records out."""
