@@ -66,16 +66,19 @@ def _job(cfg: DictConfig) -> Any:
     sweep.check_opened()
     folder = Path(HydraConfig.get().runtime.output_dir)
     with _no_empty_folder(folder):
-        if HydraConfig.get().mode == RunMode.RUN:
-            values = _values(cfg)
-            _exit = _single(values, folder)
-            return None
+        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
         name = HydraConfig.get().job.override_dirname or "run"
-        parent = os.environ.get(sweep.PARENT)
+        parent = os.environ.get(sweep.PARENT) if sweeping else None
         try:
             values = _values(cfg)
-            _run(values, folder=folder, name=name, parent=parent)
+            if sweeping:
+                _run(values, folder=folder, name=name, parent=parent)
+            else:
+                _exit = _single(values, folder)
         except Exception as error:
+            if not sweeping:
+                _exit = _code(error)
+                return None
             _say(f"job {HydraConfig.get().job.num} ({name}) failed: {error}")
             if DEBUG:
                 traceback.print_exc()
@@ -108,13 +111,23 @@ def _single(values: dict[str, Any], folder: Path) -> int:
 def _run(values: dict[str, Any], *, folder: Path, name: str, parent: str | None) -> Any:
     """Check a config whole, then run it, here or in a process of its own."""
     settings = _check(values)
+    from pipeline.stages.check import samples_and_start
+
+    dataset, first = samples_and_start(settings)
     from pipeline import terminal
     from pipeline.stages.run import needs_own_process, run
 
     if needs_own_process(settings):
         return _elsewhere(values, folder=folder, name=name, parent=parent)
     record = run(
-        settings, values=values, folder=folder, name=name, parent=parent, progress=terminal.progress
+        settings,
+        values=values,
+        dataset=dataset,
+        first=first,
+        folder=folder,
+        name=name,
+        parent=parent,
+        progress=terminal.progress,
     )
     return record if record.arrays else None
 
@@ -170,7 +183,7 @@ def _score(values: Mapping[str, Any]) -> int:
     from pipeline import terminal, tracking
     from pipeline.stages.run import score_again
 
-    tracking.prepare(values["tracking"]["uri"])
+    tracking.find(values["tracking"]["uri"])
     record, scores = score_again(values["run"])
     terminal.run(record)
     print("  ".join(f"eval/{name} {value:.9g}" for name, value in scores.items()))
@@ -189,7 +202,8 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     runs, chosen = list(settings.compare.runs), settings.compare.sweep
     if (len(runs) < 2) == (chosen is None):
         raise ConfigError("compare.runs", runs, "give two or more runs, or compare.sweep")
-    tracking.prepare(settings.tracking.uri)
+    if chosen is not None or not all(map(_is_record, runs)):
+        tracking.find(settings.tracking.uri)
     if chosen is not None:
         parent = (
             tracking.latest_sweep(settings.tracking.experiment) if chosen == "latest" else chosen
@@ -208,6 +222,10 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     return result.exit_code
 
 
+def _is_record(run: str) -> bool:
+    return any((Path(run) / part).is_file() for part in ("record.json", "record/record.json"))
+
+
 def _name(values: Mapping[str, Any]) -> str:
     """Return a run's name: its model, its backend, and its loop where that is not the manual one."""
     loop = values["train"]["loop"]
@@ -218,14 +236,14 @@ def _name(values: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def _no_empty_folder(folder: Path) -> Any:
     """Remove the folder that Hydra made for a job which then left nothing in it."""
+    here = Path.cwd()
     try:
         yield
     finally:
-        for path in (folder, *folder.parents):
-            try:
+        inside = (path for path in folder.parents if here in path.parents)
+        with contextlib.suppress(OSError):  # the first one that holds something
+            for path in (folder, *inside):
                 path.rmdir()
-            except OSError:
-                break
 
 
 def _catch_signals() -> None:

@@ -75,6 +75,19 @@ def prepare(uri: str) -> None:
         raise ConfigError("tracking.uri", redact(uri), f"cannot be used ({reason})") from None
 
 
+def find(uri: str) -> None:
+    """Use a store that is there, to read from it; one that is not is not made.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such store, or it cannot be used.
+    """
+    if uri.startswith("sqlite:") and not Path(make_url(uri).database or "").is_file():
+        raise ConfigError("tracking.uri", uri, "no such store; a first run makes it")
+    prepare(uri)
+
+
 def _prepare_sqlite(uri: str) -> None:
     path = Path(make_url(uri).database or "")
     made: list[Path] = []

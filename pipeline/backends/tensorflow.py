@@ -27,7 +27,7 @@ FLAVOR = "tensorflow"
 @contextmanager
 def _quiet_start() -> Iterator[None]:
     """Hold back what TensorFlow's C++ side writes to stderr while it starts, unless it fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -77,6 +77,7 @@ def configure(*, threads: int, deterministic: bool, device: str, dtype: str, see
             tf.config.experimental.enable_op_determinism()
         tf.config.experimental.enable_tensor_float_32_execution(False)
         keras.config.set_floatx(dtype)
+        keras.config.disable_interactive_logging()  # no progress bars of its own
         keras.config.set_dtype_policy(dtype)
         keras.utils.set_random_seed(seed)
         tf.zeros(())

@@ -46,7 +46,8 @@ def configure(*, threads: int, deterministic: bool, device: str, dtype: str, see
         raise ConfigError("backend.device", device, "PyTorch sees no CUDA device; use cpu or auto")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    # Not `use_deterministic_algorithms`: it imports the compiler, a second, also for eager runs.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -184,6 +185,7 @@ def _compile(step: Callable, whole: bool) -> Callable:
 
     With `whole` false into several: PyTorch's own optimizers break the graph around their step.
     """
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
     torch._dynamo.reset()
     torch._dynamo.config.trace_autograd_ops = whole
     return torch.compile(step, fullgraph=whole)

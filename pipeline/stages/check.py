@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from pipeline import backends, config, data, losses, models, optimizers, schedules
+import numpy as np
+
+from pipeline import backends, config, data, losses, models, optimizers, schedules, seeds
 from pipeline.config import Config, ConfigError
 
 
@@ -39,3 +42,21 @@ def check(values: Mapping[str, Any]) -> Config:
         have = ", ".join(models.backends_of(settings.model.name))
         raise ConfigError("backend.name", name, f"model={settings.model.name} has twins for {have}")
     return settings
+
+
+def made(settings: Config) -> data.Dataset:
+    """Make the data set of a config in memory."""
+    stream = partial(seeds.stream, settings.seed)
+    return data.make(settings.data.name, settings=settings.data.settings, stream=stream)
+
+
+def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndarray]]:
+    """Make a run's samples and shared first weights, so that what does not fit is known now."""
+    dataset = made(settings)
+    first = models.spec(settings.model.name).first_values(
+        seeds.stream(settings.seed, "init"),
+        inputs=dataset.inputs,
+        outputs=dataset.outputs,
+        **settings.model.settings,
+    )
+    return dataset, first

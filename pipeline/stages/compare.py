@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import combinations, groupby
 from pathlib import Path
 
 import numpy as np
 
-from pipeline import config, data, plots, report, seeds, storage
+from pipeline import config, data, plots, report, storage
 from pipeline.parity import distance
 from pipeline.record import RunRecord
+from pipeline.stages.check import made
 
 Pair = tuple[RunRecord, RunRecord]
 
@@ -152,12 +152,7 @@ def by_data(records: Sequence[RunRecord]) -> Mapping[str, list[RunRecord]]:
 
 def remade(record: RunRecord) -> data.Dataset:
     """Make a run's data again from its config; the digest must be the recorded one."""
-    settings = config.parse(record.config)
-    dataset = data.make(
-        settings.data.name,
-        settings=settings.data.settings,
-        stream=partial(seeds.stream, settings.seed),
-    )
+    dataset = made(config.parse(record.config))
     if dataset.digest != record.about["data"]["digest"]:
         raise config.ConfigError(
             "compare.runs", record.about.get("run", "?"), "its data can no longer be made"

@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 from pipeline import backends, config, data, models, plots, seeds, storage, tracking
 from pipeline.config import Config, ConfigError
 from pipeline.record import NonFiniteLossError, RunRecord
-from pipeline.stages.check import check
+from pipeline.stages.check import check, made
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.generate import generate, stored
 from pipeline.stages.train import learning_rates, train
@@ -44,6 +43,8 @@ def run(
     settings: Config,
     *,
     values: Mapping[str, Any],
+    dataset: data.Dataset,
+    first: Mapping[str, np.ndarray],
     folder: Path,
     name: str,
     parent: str | None,
@@ -55,6 +56,8 @@ def run(
     ----------
     settings, values
         The config, typed by `check` and as plain containers.
+    dataset, first
+        The samples and the shared first weights.
     folder
         Where the run's own files go.
     name, parent
@@ -69,16 +72,8 @@ def run(
     NonFiniteLossError
         After the run was closed as FAILED with what it had.
     """
-    dataset = data.make(
-        settings.data.name,
-        settings=settings.data.settings,
-        stream=partial(seeds.stream, settings.seed),
-    )
     spec = models.spec(settings.model.name)
     shape = {"inputs": dataset.inputs, "outputs": dataset.outputs}
-    first = spec.first_values(
-        seeds.stream(settings.seed, "init"), **shape, **settings.model.settings
-    )
     if settings.stages == ("generate",):
         print(f"data  {generate(dataset, folder=DATA)}")
         return RunRecord(about={"config": dict(values)})
@@ -237,11 +232,7 @@ def score_again(run_id: str) -> tuple[RunRecord, dict[str, float]]:
     folder = tracking.record_folder(run_id, key="run")
     record = load_record(folder, key="run")
     settings = check(record.config)
-    dataset = data.make(
-        settings.data.name,
-        settings=settings.data.settings,
-        stream=partial(seeds.stream, settings.seed),
-    )
+    dataset = made(settings)
     if dataset.digest != record.about["data"]["digest"]:
         raise ConfigError("run", run_id, "its data can no longer be made: the digest differs")
     backend = backends.load(settings.backend.name)

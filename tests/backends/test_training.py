@@ -1,0 +1,282 @@
+"""The loops, in every backend, against the mathematics of what they do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline import backends, config, losses, models
+from pipeline.config import ConfigError
+from pipeline.record import NonFiniteLossError
+
+BACKENDS = backends.names()
+LINES = ["linear", "dense"]  # the models that are x·w + b
+BITS = ["float64", "float32"]
+LOOPS = [(b, loop) for b in BACKENDS for loop in backends.traits(b)["LOOPS"]]
+COMPILED = [
+    (b, loop, xla)
+    for b, loop in LOOPS
+    for xla in (False, True)
+    if loop != "fit" and (not xla or backends.traits(b)["XLA"])
+]
+START = np.array([-0.05, 0.07])
+
+needs_extended = pytest.mark.skipif(
+    np.finfo(np.longdouble).eps > 1e-18, reason="this machine has no extended precision"
+)
+
+
+def values_of(model: str, start: np.ndarray = START) -> dict[str, np.ndarray]:
+    shapes = {"linear": ((), ()), "dense": ((1, 1), (1,))}[model]
+    return {name: np.full(s, v) for name, s, v in zip("wb", shapes, start, strict=True)}
+
+
+def article(tools, backend, model, **changes):
+    """500 steps of the article, or what is asked for instead; returns the run and its exact twin."""
+    samples = tools.line().arrays
+    given = {"rates": np.full(500, 1e-3), "dtype": "float64", "loss": "mse"} | changes
+    x, y = samples["x_train"], samples["y_train"]
+    run = tools.train(backend, model, x=x, y=y, values=values_of(model), **given)
+    kept = {key: given[key] for key in ("rates", "dtype", "loss")}
+    return run, tools.exact(x=x, y=y, start=START, **kept)
+
+
+def assert_follows(tools, run, exact):
+    """Every loss and every parameter of every step lies within the bound on rounding."""
+    assert np.all(np.abs(tools.columns(run.arrays) - exact.param) <= exact.bound)
+    assert np.all(np.abs(run.arrays["loss"] - exact.loss) <= exact.loss_bound)
+
+
+@needs_extended
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("model", LINES)
+@pytest.mark.parametrize(("backend", "loop"), [pair for pair in LOOPS if pair[1] != "fit"])
+def test_descent_is_the_linear_recursion(tools, backend, loop, model, dtype):
+    run, exact = article(tools, backend, model, loop=loop, dtype=dtype)
+    assert_follows(tools, run, exact)
+    assert run.arrays["loss"].shape == (500,)
+    assert run.arrays["loss"][-1] < run.arrays["loss"][0]
+
+
+@needs_extended
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_descent_converges_to_least_squares(tools, backend, dtype):
+    """At the best constant rate, 2/(λ₁ + λ₂), the error shrinks by (κ−1)/(κ+1) a step or faster."""
+    samples = tools.line().arrays
+    x, y = (samples[key].astype(dtype).astype(float) for key in ("x_train", "y_train"))
+    X = np.hstack([x, np.ones_like(x)])
+    low, high = np.linalg.eigvalsh(2 * X.T @ X / len(x))
+    shrinks = (high - low) / (high + low)
+    steps = math.ceil(math.log(np.finfo(dtype).eps) / math.log(shrinks))
+    rates = np.full(steps, 2 / (low + high))
+    run = tools.train(backend, "linear", x=x, y=y, values=values_of("linear"), rates=rates,
+                      dtype=dtype)  # fmt: skip
+    exact = tools.exact(x=x, y=y, start=START, rates=rates, dtype=dtype)
+    best = models.spec("linear").least_squares(x, y)
+    solution = np.array([best["w"], best["b"]])
+    # What is left of the start, rounding in the loop, and that of solving for the solution.
+    left = np.finfo(dtype).eps * np.linalg.norm(START - solution)
+    tolerance = left + exact.bound[-1].max() + 100 * np.finfo(float).eps
+    assert np.linalg.norm(tools.columns(run.arrays)[-1] - solution) <= tolerance
+    assert tolerance < 1e3 * np.finfo(dtype).eps
+
+
+@needs_extended
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("model", LINES)
+def test_backends_agree_at_every_step(tools, model, dtype):
+    """Closer than the exact run can tell: a sum of n rounding errors of random sign grows as √n.
+
+    (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019.) Each of the
+    two may be that far off, and the errors of all steps are added up as if they had one sign.
+    """
+    samples = tools.line().arrays
+    x, y, rates = samples["x_train"], samples["y_train"], np.full(500, 1e-3)
+    runs = [tools.train(b, model, x=x, y=y, values=values_of(model), rates=rates, dtype=dtype)
+            for b in BACKENDS]  # fmt: skip
+    near = tools.exact(x=x, y=y, start=START, rates=rates, dtype=dtype, terms=math.sqrt(len(x)))
+    assert near.bound.max() < 1e3 * np.finfo(dtype).eps  # not a bar that hides real faults
+    for other in runs[1:]:
+        apart = np.abs(tools.columns(runs[0].arrays) - tools.columns(other.arrays))
+        assert np.all(apart <= 2 * near.bound)
+        assert np.all(np.abs(runs[0].arrays["loss"] - other.arrays["loss"]) <= 2 * near.loss_bound)
+
+
+@needs_extended
+@pytest.mark.parametrize(("backend", "loop", "xla"), COMPILED)
+def test_compiled_is_eager_within_rounding(tools, monkeypatch, backend, loop, xla):
+    """One bound for all: compilers only fuse and reorder, and the bound holds for any order.
+
+    The rate changes at every step, so a step that baked it in would be elsewhere, and a step that
+    is traced anew for every rate is caught.
+    """
+    side, made = backends.load(backend), []
+    compile_step = side._compile
+    monkeypatch.setattr(side, "_compile", lambda *a: made.append(compile_step(*a)) or made[-1])
+    rates = np.linspace(1e-3, 2e-3, 60)
+    changes = {"loop": loop, "rates": rates, "execution": "compiled", "xla": xla}
+    run, exact = article(tools, backend, "linear", **changes)
+    assert_follows(tools, run, exact)
+    (step,) = made
+    if hasattr(step, "experimental_get_tracing_count"):
+        assert step.experimental_get_tracing_count() == 1
+
+
+@needs_extended
+@pytest.mark.parametrize("execution", ["eager", "compiled"])
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("loss", ["mae", "mse"])
+@pytest.mark.parametrize("backend", [b for b, loop in LOOPS if loop == "fit"])
+def test_fit_is_descent_too(tools, backend, loss, dtype, execution):
+    changes = {"loss": loss, "dtype": dtype, "execution": execution}
+    run, exact = article(tools, backend, "dense", loop="fit", rates=np.full(20, 1e-3),
+                         log_every=8, **changes)  # fmt: skip
+    assert_follows(tools, run, exact)
+    assert {a.dtype for k, a in run.arrays.items() if k[:2] in {"pa", "lo"}} == {np.dtype(dtype)}
+    assert not any(key.startswith("grad") for key in run.arrays)
+    assert run.reports == [8, 16]
+
+
+@pytest.mark.parametrize("loss", sorted(config.functions(losses)))
+@pytest.mark.parametrize("model", models.names())
+@pytest.mark.parametrize(("backend", "loop"), [pair for pair in LOOPS if pair[1] != "fit"])
+def test_gradient_against_central_differences(tools, backend, loop, model, loss):
+    """Central differences are exact on a quadratic, and on |·| between its kinks.
+
+    So h is the longest step that no kink can lie in, and only the rounding of two losses is left:
+    (n + 8)·u·(loss + slack)/h, n the length of the sum.
+    """
+    rng = np.random.default_rng(3)
+    inputs, outputs, values = first_values(tools, model, rng)
+    x, y = rng.normal(size=(40, *inputs)), rng.normal(size=(40, outputs)) + 1
+
+    def loss_at(given):
+        return tools.train(backend, model, x=x, y=y, values=given, rates=np.zeros(1), loop=loop,
+                           loss=loss).arrays  # fmt: skip
+
+    here = loss_at(values)
+    side, built, _ = tools.build(backend, model, values=values, inputs=inputs, outputs=outputs)
+    error = side.predict(built, x) - y
+    h = np.abs(error).min() / (2 * (1 + np.abs(x).max()))
+    size = 2 * np.square(np.abs(error).max() + np.abs(y).max() + 1)
+    tolerance = (error.size + 8) * np.finfo(float).eps * size / h
+    assert tolerance < 1e-7
+    for name, value in values.items():
+        for index in np.ndindex(value.shape):
+            up, down = value.copy(), value.copy()
+            up[index] += h
+            down[index] -= h
+            rise = loss_at(values | {name: up})["loss"] - loss_at(values | {name: down})["loss"]
+            slope = rise[0] / (up[index] - down[index])
+            assert here[f"grad/{name}"][0][index] == pytest.approx(slope, rel=0, abs=tolerance)
+
+
+def first_values(tools, model, rng):
+    """Neutral first values for three features and two targets, or for one if it takes no others."""
+    for inputs, outputs in (((3,), 2), ((1,), 1)):
+        try:
+            values = models.spec(model).first_values(
+                rng, inputs=inputs, outputs=outputs, **tools.model_settings(model)
+            )
+            return inputs, outputs, values
+        except ConfigError:
+            continue
+    raise AssertionError(f"{model} takes no vectors: give it samples here")
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("model", LINES)
+@pytest.mark.parametrize(("backend", "loop"), LOOPS)
+def test_rows_and_precision(tools, backend, loop, model, dtype):
+    """Row 0 is the start, bit by bit; loss k is the one before update k; nothing is widened."""
+    samples = tools.line().arrays
+    x, y, rates = samples["x_train"], samples["y_train"], np.full(6, 1e-2)
+    run = tools.train(backend, model, x=x, y=y, values=values_of(model), rates=rates, dtype=dtype,
+                      loop=loop)  # fmt: skip
+    wide = {"lr", "seconds", "grad_norm"}
+    for key, array in run.arrays.items():
+        assert array.dtype == (np.float64 if key in wide else dtype), key
+        assert len(array) == 6 + key.startswith("param/"), key
+    for name, value in values_of(model).items():
+        np.testing.assert_array_equal(run.arrays[f"param/{name}"][0], value.astype(dtype))
+    np.testing.assert_array_equal(run.arrays["lr"], rates)
+    assert np.all(run.arrays["seconds"] > 0)
+    x, y = x.astype(dtype).astype(float), y.astype(dtype).astype(float)
+    before = tools.columns(run.arrays)[:-1].astype(float)
+    expected = [np.mean((x * w + b - y) ** 2) for w, b in before]
+    np.testing.assert_allclose(run.arrays["loss"], expected, rtol=(len(x) + 8) * np.finfo(dtype).eps)
+    if loop != "fit":  # update k uses gradient k and rate k
+        moved = np.diff(tools.columns(run.arrays), axis=0)
+        steps = -rates[:, None] * tools.columns(run.arrays, "grad")
+        np.testing.assert_allclose(moved, steps, rtol=0, atol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_loss_that_overflows_stops_the_run_and_keeps_its_rows(tools, backend):
+    samples = tools.line().arrays
+    x, y, rates = samples["x_train"], samples["y_train"], np.full(40, 2e3)
+    exact = tools.exact(x=x, y=y, start=START, rates=rates[:10], dtype="float32")
+    largest = np.finfo(np.float32).max
+    step = int(np.argmax(exact.loss > largest)) + 1
+    assert len(x) * exact.loss[step - 2] < largest < exact.loss[step - 1]  # no borderline case
+
+    with pytest.raises(NonFiniteLossError) as caught:
+        tools.train(backend, "linear", x=x, y=y, values=values_of("linear"), rates=rates,
+                    dtype="float32", log_every=4, report=lambda trace: trace.flush())  # fmt: skip
+    assert (caught.value.step, caught.value.lr) == (step, 2e3)
+    arrays = caught.value.trace.collect(caught.value.first)
+    assert np.isfinite(arrays["loss"]).tolist() == [True] * (step - 1) + [False]
+    assert {key: len(array) - key.startswith("param/") for key, array in arrays.items()} == (
+        dict.fromkeys(arrays, step)
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scalars_are_those_of_the_full_trace(tools, backend):
+    full, _ = article(tools, backend, "dense", rates=np.full(30, 1e-3), log_every=10)
+    scalars, _ = article(tools, backend, "dense", rates=np.full(30, 1e-3), full=False, log_every=10)
+    assert full.reports == scalars.reports == [10, 20, 30]
+    assert set(scalars.arrays) == {"loss", "lr", "grad_norm", "seconds"}
+    np.testing.assert_array_equal(scalars.arrays["loss"], full.arrays["loss"])
+    norms = np.sqrt((tools.columns(full.arrays, "grad") ** 2).sum(axis=1)).astype(float)
+    for run in (full, scalars):
+        np.testing.assert_allclose(run.arrays["grad_norm"], norms, rtol=8 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("model", models.names())
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_framework_init_is_the_seeds(tools, backend, model):
+    """A framework's own draw: the same from the same seed, another from another, not the shared."""
+
+    def draw(seed):
+        inputs, outputs, shared = first_values(tools, model, np.random.default_rng(0))
+        side, built, twin = tools.build(backend, model, values=None, inputs=inputs,
+                                        outputs=outputs, seed=seed)  # fmt: skip
+        return side.read(built, twin), shared
+
+    (once, shared), (again, _), (other, _) = draw(1), draw(1), draw(2)
+    for name in once:
+        np.testing.assert_array_equal(once[name], again[name])
+    assert any(not np.array_equal(once[name], other[name]) for name in once)
+    assert any(not np.array_equal(once[name], shared[name]) for name in once)
+    assert once["w"].ravel()[0] != once["b"].ravel()[0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_precision_can_change_within_a_process(tools, backend):
+    for dtype in ("float64", "float32", "float64"):
+        side, built, twin = tools.build(backend, "dense", values=values_of("dense"), dtype=dtype)
+        assert {array.dtype for array in side.read(built, twin).values()} == {np.dtype(dtype)}
+        assert side.predict(built, np.ones((2, 1))).dtype == dtype
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_predict_is_the_line_and_read_is_a_copy(tools, backend):
+    side, built, twin = tools.build(backend, "dense", values=values_of("dense"))
+    side.read(built, twin)["w"][...] = 99
+    x = np.linspace(-3, 3, 7)[:, None]
+    expected = x * START[0] + START[1]
+    np.testing.assert_allclose(side.predict(built, x), expected, rtol=0, atol=4 * np.finfo(float).eps)

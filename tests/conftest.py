@@ -1,0 +1,224 @@
+"""What the tests share: small data, one way to train, and the exact run to hold it against.
+
+Both frameworks are loaded into this one process, by the tests that need them. So they are always
+configured with one thread and deterministic kernels: TensorFlow fixes both at its first use.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import settings
+
+from pipeline import backends, data, models, seeds
+from pipeline.record import Trace
+
+settings.register_profile("twingrad", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("twingrad")
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+class Run(NamedTuple):
+    """A training's arrays, and what was told while it ran."""
+
+    arrays: dict[str, np.ndarray]
+    reports: list[int]
+    model: Any
+    trace: Trace
+
+
+class Exact(NamedTuple):
+    """The same training in extended precision, and how far a right one can be from it.
+
+    `param` and `bound` have a column for w and one for b; row 0 is the start.
+    """
+
+    loss: np.ndarray
+    loss_bound: np.ndarray
+    param: np.ndarray
+    bound: np.ndarray
+
+
+def composed() -> dict[str, Any]:
+    """The default options of every group, read from ``conf`` itself."""
+    root = yaml.safe_load((CONF / "config.yaml").read_text())
+    groups = dict(pair for entry in root.pop("defaults") if isinstance(entry, dict)
+                  for pair in entry.items())  # fmt: skip
+    chosen = {group: name for group, name in groups.items() if (CONF / group).is_dir() and name}
+    values = {g: yaml.safe_load((CONF / g / f"{n}.yaml").read_text()) for g, n in chosen.items()}
+    return {**{key: value for key, value in root.items() if key != "hydra"}, **values}
+
+
+def line(n: int = 200, seed: int = 0) -> data.Dataset:
+    """The article's data set."""
+    settings = {"n": n, "n_test": 50, "m": 0.1, "b": 0.3, "noise": 0.15, "low": -10.0, "high": 10.0}
+    return data.make("linear", settings=settings, stream=partial(seeds.stream, seed))
+
+
+def model_settings(name: str) -> dict[str, Any]:
+    """What the YAML of a model gives to its spec and to its twins."""
+    values = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    return {key: value for key, value in values.items() if key not in {"name", "init"}}
+
+
+def build(
+    backend: str,
+    model: str,
+    *,
+    values: Mapping[str, np.ndarray] | None,
+    inputs: tuple[int, ...] = (1,),
+    outputs: int = 1,
+    dtype: str = "float64",
+    seed: int = 0,
+) -> tuple[Any, Any, models.Twin]:
+    """Configure a backend and build one side of a pair; return backend, model and twin."""
+    side = backends.load(backend)
+    side.configure(threads=1, deterministic=True, device="cpu", dtype=dtype, seed=seed)
+    twin = models.twin(model, backend)
+    built = side.build(
+        twin,
+        values=values,
+        inputs=inputs,
+        outputs=outputs,
+        settings=model_settings(model),
+        device="cpu",
+        dtype=dtype,
+    )
+    return side, built, twin
+
+
+def train(
+    backend: str,
+    model: str,
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    rates: np.ndarray,
+    dtype: str = "float64",
+    loop: str = "manual",
+    loss: str = "mse",
+    execution: str = "eager",
+    xla: bool = False,
+    full: bool = True,
+    log_every: int = 1000,
+    report: Callable[[Trace], object] = lambda trace: None,
+) -> Run:
+    """Train one side of a pair from `values`, with one update a rate, as the stage does."""
+    side, built, twin = build(
+        backend, model, values=values, inputs=x.shape[1:], outputs=y.shape[1], dtype=dtype
+    )
+    first = side.read(built, twin)
+    trace, reports = Trace(list(twin.name_map(built)), rates=rates, full=full), []
+
+    def said(step: int) -> None:
+        reports.append(step)
+        report(trace)
+
+    try:
+        side.train(
+            built,
+            twin,
+            x=x,
+            y=y,
+            loop=loop,
+            loss=loss,
+            loss_settings={},
+            optimizer="gd",
+            optimizer_settings={},
+            execution=execution,
+            xla=xla,
+            trace=trace,
+            report=said,
+            log_every=log_every,
+        )
+    except Exception as error:
+        error.trace, error.first = trace, first
+        raise
+    return Run(trace.collect(first), reports, built, trace)
+
+
+def exact(
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    start: np.ndarray,
+    rates: np.ndarray,
+    dtype: str,
+    loss: str = "mse",
+    terms: float | None = None,
+) -> Exact:
+    """Gradient descent on ``x·w + b`` in extended precision, with a bound on rounding beside it.
+
+    The loss is quadratic, so descent is the linear recursion θ' = θ − lr·(H·θ − c), with
+    H = 2/n·XᵀX, c = 2/n·Xᵀy and X = [x 1]; for the absolute error θ' = θ − lr/n·Xᵀsign(Xθ − y).
+
+    The bound, to first order, with u = eps/2 the unit roundoff of `dtype`. In one step from the
+    same θ, every addend of a gradient passes 8 roundings at most (two in x·w + b, the difference,
+    the factors 2 and 1/n, x, and two to spare) and `terms` in the sum; n for a sum in any order
+    (Higham, "Accuracy and Stability", ch. 4). The addend's rounded parts are |x|·(|e| + |xw| + |b|).
+    The update rounds lr·g and the new θ. What was there before is carried by I − lr·H, whose norm is
+    ρ = max|1 − lr·λ(H)| (for the absolute error 1, as long as no sign flips), so
+    Δ' ≤ ρ·Δ + |local error|.
+    """
+    x, y, rates, start = (np.asarray(a).astype(dtype).astype(np.longdouble)
+                          for a in (x, y, rates, start))  # fmt: skip
+    n, u = len(x), np.finfo(dtype).eps / 2
+    c = ((n if terms is None else terms) + 8) * u
+    X = np.hstack([x, np.ones_like(x)])
+    eigenvalues = np.linalg.eigvalsh((2 * X.T @ X / n).astype(float))
+    theta, delta = start.copy(), np.longdouble(0)
+    losses, loss_bounds, thetas, bounds = [], [], [theta], [np.zeros(2)]
+    for lr in rates:
+        e = X @ theta - y[:, 0]
+        size = np.abs(e) + np.abs(X) @ np.abs(theta)
+        if loss == "mse":
+            value, slack = np.mean(e**2), np.mean(2 * np.abs(e) * size)
+            g, scale = 2 * X.T @ e / n, 2 * np.abs(X).T @ size / n
+            rho = np.abs(1 - float(lr) * eigenvalues).max()
+        else:
+            assert np.abs(e).min() > 20 * (1 + np.abs(x).max()) * (delta + u), "a sign may flip"
+            value, slack = np.mean(np.abs(e)), np.mean(size)
+            g, scale, rho = X.T @ np.sign(e) / n, np.abs(X).mean(axis=0), 1.0
+        losses.append(value)
+        loss_bounds.append(c * slack + np.linalg.norm(g) * delta + eigenvalues.max() * delta**2)
+        theta = theta - lr * g
+        local = lr * c * scale + 2 * u * (np.abs(theta) + lr * np.abs(g))
+        delta = rho * delta + np.linalg.norm(local)
+        thetas.append(theta)
+        bounds.append(np.full(2, delta))
+    return Exact(*map(np.array, (losses, loss_bounds, thetas, bounds)))
+
+
+def columns(arrays: Mapping[str, np.ndarray], kind: str = "param") -> np.ndarray:
+    """The parameters of a model ``x·w + b`` as columns w and b, in extended precision."""
+    rows = [arrays[f"{kind}/{name}"] for name in ("w", "b")]
+    return np.stack([r.reshape(len(r)) for r in rows], axis=1).astype(np.longdouble)
+
+
+class Tools(NamedTuple):
+    """The functions above, as one fixture: test files do not import each other."""
+
+    composed: Any = staticmethod(composed)
+    line: Any = staticmethod(line)
+    model_settings: Any = staticmethod(model_settings)
+    build: Any = staticmethod(build)
+    train: Any = staticmethod(train)
+    exact: Any = staticmethod(exact)
+    columns: Any = staticmethod(columns)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return Tools(composed, line, model_settings, build, train, exact, columns)

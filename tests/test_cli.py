@@ -1,0 +1,205 @@
+"""The command as a user meets it: exit codes, messages, and what is left on disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.record import RunRecord
+
+PIPELINE = (sys.executable, "-m", "pipeline")
+SMALL = ("train.epochs=40", "tracking.model=false", "data.n=20", "data.n_test=10")
+
+
+def call(*overrides, cwd, **env):
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | env
+    return subprocess.run(
+        [*PIPELINE, *overrides], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+def query(cwd, sql):
+    with sqlite3.connect(cwd / "outputs/mlflow.db") as store:
+        return store.execute(sql).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["optimizer.foo=1"], ["optimizer.foo", "lr"]),
+        (["+optimizer.foo=1"], ["optimizer.foo", "unknown", "lr"]),
+        (["optimizer=foo"], ["optimizer=foo", "gd"]),
+        (["experiment=foo"], ["experiment=foo", "article_fit"]),
+        (["foo=1"], ["foo", "backend"]),
+        (["optimizer.lr=-1"], ["optimizer.lr=-1", "greater than 0"]),
+        (["optimizer.lr=nan"], ["optimizer.lr=nan", "finite"]),
+        (["optimizer.lr=.inf"], ["optimizer.lr", "valid number"]),
+        (["optimizer.lr=much"], ["optimizer.lr=much", "number"]),
+        (["data.n=0"], ["data.n=0", "greater than or equal to 1"]),
+        (["data.noise=-1"], ["data.noise=-1", "greater than or equal to 0"]),
+        (["data.low=20"], ["data.low=20", "data.high"]),
+        (["train.epochs=0"], ["train.epochs=0", "greater than or equal to 1"]),
+        (["train.epochs=1.5"], ["train.epochs=1.5", "integer"]),
+        (["train.epochs=true"], ["train.epochs=True", "integer"]),
+        (["backend.dtype=float16"], ["backend.dtype=float16", "float32"]),
+        (["backend.name=foo"], ["backend.name=foo", "tensorflow, torch"]),
+        (["seed=-1"], ["seed=-1", "greater than or equal to 0"]),
+        (["stages=[foo]"], ["foo", "evaluate"]),
+        (["stages=[evaluate]"], ["evaluate", "run="]),
+        (["train.loop=fit"], ["train.loop=fit", "manual or native", "backend=tensorflow"]),
+        (["backend.xla=true"], ["backend.xla=true", "XLA"]),
+        (["stages=[evaluate]", "run=nope"], ["no such store"]),
+        (["stages=[compare]", "compare.runs=[a,b]"], ["no such store"]),
+        (["stages=[compare]"], ["compare.runs"]),
+        (["-m", "backend=torch,tensorflow", "optimizer.foo=1"], ["optimizer.foo"]),
+    ],
+)
+def test_bad_config_is_one_line_and_leaves_nothing(tmp_path, overrides, names):
+    done = call(*overrides, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert all(name in done.stderr for name in names), done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "mlflow.db" not in path.name]
+    assert "-m" in overrides or not left
+    if "-m" in overrides and (tmp_path / "outputs/mlflow.db").exists():
+        assert not query(tmp_path, "select 1 from runs where lifecycle_stage='active'")
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////proc/no/x.db", "http://me:secret@127.0.0.1:9"])
+def test_unusable_store_is_found_before_a_run_starts(tmp_path, uri):
+    done = call(f"tracking.uri={uri}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "tracking.uri" in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_missing_device_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is there")
+    done = call("backend.device=cuda", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "backend.device=cuda" in done.stderr
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["optimizer.lr=-1"]])
+def test_answers_before_anything_heavy_is_imported(tmp_path, arguments):
+    code = (
+        "import sys, atexit\n"
+        "heavy = {'torch', 'tensorflow', 'keras', 'mlflow', 'matplotlib'}\n"
+        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "from pipeline.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize(("backend", "other"), [("torch", "tensorflow"), ("tensorflow", "torch")])
+def test_a_run_imports_only_its_own_framework(tmp_path, backend, other):
+    code = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print('OTHER', {other!r} in sys.modules))\n"
+        f"sys.argv[1:] = ['backend={backend}', 'train.epochs=2', 'data.n=5']\n"
+        "from pipeline.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "OTHER False" in done.stdout
+    assert done.stderr == ""
+
+
+def test_nan_fails_the_job_and_the_sweep_goes_on(tmp_path):
+    done = call("-m", "optimizer.lr=1e-3,10", *SMALL, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "step 8" in done.stderr or "step" in done.stderr
+    runs = query(
+        tmp_path,
+        "select r.status, t.value from runs r join tags t on t.run_uuid = r.run_uuid"
+        " and t.key = 'kind' order by r.start_time",
+    )
+    assert runs == [("FAILED", "sweep"), ("FINISHED", "run"), ("FAILED", "run")]
+    failed = dict(query(tmp_path, "select key, value from tags where key like 'failed%'"))
+    assert float(failed["failed.lr"]) == 10
+    losses = query(tmp_path, "select max(step) from metrics where key='train/loss' and is_nan=0")
+    assert losses[0][0] >= int(failed["failed.step"]) - 1
+
+
+def test_bad_member_of_a_sweep_is_a_failed_job(tmp_path):
+    done = call("-m", "data.n=20,0", *SMALL[:2], "data.n_test=10", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "data.n=0" in done.stderr
+    assert sorted(query(tmp_path, "select status from runs")) == [
+        ("FAILED",), ("FAILED",), ("FINISHED",),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "sweep"),
+    [(signal.SIGTERM, 143, False), (signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)],
+)
+def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep):
+    many = ["-m", "seed=0,1"] if sweep else []
+    process = subprocess.Popen(
+        [*PIPELINE, *many, "train.epochs=100000000", "train.log_every=100", "tracking.model=false"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    for line in process.stdout:
+        if "epoch" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert {status for (status,) in query(tmp_path, "select status from runs")} == {"KILLED"}
+    assert query(tmp_path, "select count(*) from metrics where key='train/loss'")[0][0] > 1
+    (path,) = tmp_path.rglob("record.json")
+    record = RunRecord.load(path.parent)
+    assert record.steps >= 100
+    assert len(record.arrays["param/w"]) == record.steps + 1
+
+
+def test_other_once_only_settings_get_their_own_process(tmp_path):
+    done = call("-m", "backend=tensorflow", "backend.threads=1,2", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(query(tmp_path, "select 1 from params where key='backend.threads'")) == 2
+
+
+def test_stages_apart_and_scoring_again(tmp_path):
+    assert call("stages=[train]", *SMALL, cwd=tmp_path).returncode == 2
+    assert call("stages=[generate]", *SMALL, cwd=tmp_path).returncode == 0
+    done = call("stages=[train]", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = query(tmp_path, "select run_uuid from runs")[0]
+    assert not query(tmp_path, "select 1 from metrics where key='eval/mse'")
+    scored = call("stages=[evaluate]", f"run={run}", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    (mse,) = query(tmp_path, "select value from metrics where key='eval/mse'")[0]
+    folder = next(tmp_path.rglob("artifacts/**/record.json")).parent
+    record = RunRecord.load(folder)
+    assert record.about["scores"]["mse"] == mse
+    refused = call("stages=[evaluate]", f"run={run}", "data.n=5", cwd=tmp_path)
+    assert (refused.returncode, "data.n" in refused.stderr) == (2, True)
+
+
+def test_scalars_keep_losses_and_norms_only(tmp_path):
+    done = call("record.trace=scalars", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "outputs/runs").rglob("record.json")
+    arrays = RunRecord.load(path.parent).arrays
+    assert {"loss", "lr", "grad_norm", "first/w", "last/w"} <= set(arrays)
+    assert not [name for name in arrays if name.startswith(("param/", "grad/"))]
+    assert np.isfinite(arrays["grad_norm"]).all()

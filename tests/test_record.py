@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.models import Placed, to_neutral
+from pipeline.record import NonFiniteLossError, RunRecord, Trace, global_norm
+
+ABOUT = {"config": {"backend": {"name": "torch"}, "train": {"loop": "fit"}}, "scores": {"mse": 0.1}}
+arrays = st.dictionaries(
+    st.sampled_from(["loss", "lr", "param/w", "first/w", "prediction"]),
+    hnp.arrays(st.sampled_from([np.float32, np.float64]), hnp.array_shapes(min_dims=0, max_dims=3)),
+)
+
+
+@given(kept=arrays)
+def test_a_record_comes_back_bit_by_bit(tmp_path_factory, kept):
+    folder = tmp_path_factory.mktemp("record")
+    RunRecord(about=ABOUT, arrays=kept).save(folder)
+    back = RunRecord.load(folder)
+    assert back.about == ABOUT
+    assert list(back.arrays) == list(kept)
+    for name, array in kept.items():
+        assert (back.arrays[name].dtype, back.arrays[name].shape) == (array.dtype, array.shape)
+        assert back.arrays[name].tobytes() == array.tobytes()
+
+
+def test_named_backend_label_and_steps():
+    record = RunRecord(about=ABOUT, arrays={"loss": np.zeros(3), "param/w": np.ones(4),
+                                            "parameter": np.ones(1)})  # fmt: skip
+    assert list(record.named("param")) == ["w"]
+    assert (record.backend, record.label(), record.steps) == ("torch", "torch (fit)", 3)
+    assert RunRecord(about=ABOUT).steps == 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    RunRecord(about=ABOUT, arrays={"loss": np.ones(3), "param/w": np.ones(4)}).save(tmp_path)
+    return tmp_path
+
+
+def _flip(folder):
+    path = folder / "param" / "w.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _newer(folder):
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_flip, "missing or was altered"),
+        (lambda folder: (folder / "loss.npy").unlink(), "missing or was altered"),
+        (lambda folder: (folder / "record.json").unlink(), "no readable record"),
+        (lambda folder: (folder / "record.json").write_text('{"format": 1'), "no readable record"),
+        (lambda folder: (folder / "record.json").write_text("{}"), "no readable record"),
+        (lambda folder: (folder / "record.json").write_text("[]"), "no readable record"),
+        (_newer, "newer version"),
+    ],
+)
+def test_a_damaged_record_says_so(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        RunRecord.load(folder)
+
+
+def test_a_pickled_array_is_neither_written_nor_read(folder, tmp_path):
+    objects = np.array([{"a": 1}], dtype=object)
+    with pytest.raises(ValueError, match="pickle|Object"):
+        RunRecord(about=ABOUT, arrays={"loss": objects}).save(tmp_path / "other")
+    assert not (tmp_path / "other" / "record.json").exists()
+    from pipeline.storage import file_digest
+
+    np.save(folder / "loss.npy", objects, allow_pickle=True)
+    about = json.loads((folder / "record.json").read_text())
+    about["arrays"]["loss"] = file_digest(folder / "loss.npy")
+    (folder / "record.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="pickle|Object"):
+        RunRecord.load(folder)
+
+
+def follow(losses, *, flush_every, full=True):
+    """Feed a trace as a loop does: one transposed weight, and one scalar; return it."""
+    losses = np.asarray(losses, np.float32)
+    trace = Trace(["w", "b"], rates=np.linspace(0.1, 0.2, len(losses)), full=full)
+    places = [Placed(None, (1, 0)), Placed(None)]
+    trace.bind(np.stack, [partial(to_neutral, place, leading=1) for place in places])
+    for k, loss in enumerate(losses, start=1):
+        trace.start()
+        g = [np.full((2, 3), k, np.float32), np.float32(-k)]
+        p = [np.arange(6, dtype=np.float32).reshape(2, 3) + 10 * k, np.float32(k)]
+        trace.keep(loss, g if full else [global_norm([a[None] for a in g])[0]], p if full else [])
+        if k % flush_every == 0:
+            trace.flush()
+    return trace
+
+
+FIRST = {"w": np.zeros((3, 2)), "b": np.zeros(())}
+
+
+@pytest.mark.parametrize("flush_every", [1, 3, 7, 100])
+def test_a_trace_keeps_every_step_in_the_neutral_layout_however_often_it_is_flushed(flush_every):
+    kept = follow(range(1, 8), flush_every=flush_every).collect(FIRST)
+    np.testing.assert_array_equal(kept["loss"], np.arange(1, 8, dtype=np.float32))
+    np.testing.assert_array_equal(kept["lr"], np.linspace(0.1, 0.2, 7))
+    assert kept["param/w"].shape == (8, 3, 2)
+    for k in range(1, 8):
+        np.testing.assert_array_equal(kept["param/w"][k], (np.arange(6).reshape(2, 3) + 10 * k).T)
+    np.testing.assert_array_equal(kept["param/b"], np.arange(8, dtype=np.float32))
+    np.testing.assert_array_equal(kept["grad/b"], -np.arange(1, 8, dtype=np.float32))
+    np.testing.assert_allclose(kept["grad_norm"], np.arange(1, 8) * np.sqrt(7), rtol=1e-15)
+    assert kept["param/w"].dtype == kept["loss"].dtype == np.float32
+    assert kept["seconds"].shape == (7,)
+    assert np.all(kept["seconds"] >= 0)
+
+
+def test_a_trace_of_scalars_keeps_no_tensor():
+    kept = follow(range(1, 8), flush_every=3, full=False).collect(FIRST)
+    assert set(kept) == {"loss", "lr", "seconds", "grad_norm"}
+    np.testing.assert_allclose(kept["grad_norm"], np.arange(1, 8) * np.sqrt(7), rtol=1e-15)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("at", "flush_every"), [(1, 1), (5, 1), (5, 3), (6, 3), (9, 4), (4, 10)])
+def test_a_loss_that_is_not_finite_is_the_last_step_kept(bad, at, flush_every):
+    losses = np.ones(10)
+    losses[at - 1 :] = bad
+    with pytest.raises(NonFiniteLossError) as caught:
+        follow(losses, flush_every=flush_every)
+    assert caught.value.step == at
+    assert caught.value.lr == pytest.approx(np.linspace(0.1, 0.2, 10)[at - 1])
+    assert f"step {at}" in str(caught.value)
+
+
+def test_collect_drops_what_came_after_a_bad_loss_that_no_flush_saw():
+    kept = follow([1, np.nan, 3], flush_every=100).collect(FIRST)
+    np.testing.assert_array_equal(kept["loss"], np.array([1, np.nan], np.float32))
+    assert {key: len(a) - key.startswith("param/") for key, a in kept.items()} == dict.fromkeys(kept, 2)
+
+
+def test_an_empty_trace_and_a_started_step_are_no_steps():
+    trace = follow([1.0], flush_every=1)
+    trace.start()
+    assert {len(a) for k, a in trace.collect(FIRST).items() if not k.startswith("param")} == {1}
+    none = Trace(["w"], rates=np.ones(3), full=True)
+    assert none.flush().size == 0
+    assert none.collect(FIRST)["lr"].size == 0
+
+
+@given(hnp.arrays(np.float32, (3, 2, 4), elements=st.floats(-1e30, 1e30, width=32)))
+def test_global_norm_is_that_of_all_tensors_in_float64(values):
+    expected = np.linalg.norm(values.reshape(3, -1).astype(float), axis=1)
+    found = global_norm([values[:, 0], values[:, 1, :, None]])
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
