@@ -209,14 +209,15 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
             tracking.latest_sweep(settings.tracking.experiment) if chosen == "latest" else chosen
         )
         runs = tracking.finished_children(parent)
+    key = "compare.runs"
     result = compare(
-        [load_record(tracking.record_folder(r, key="compare.runs"), key="compare.runs") for r in runs],
+        [load_record(tracking.record_folder(run, key=key), key=key) for run in runs],
         folder=folder,
         title=f"Comparison of {len(runs)} runs",
         formats=settings.tracking.figures,
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
-    )  # fmt: skip
+    )
     terminal.comparison(result, notes=())
     terminal.where(folder, uri=settings.tracking.uri)
     return result.exit_code
@@ -227,7 +228,7 @@ def _is_record(run: str) -> bool:
 
 
 def _name(values: Mapping[str, Any]) -> str:
-    """Return a run's name: its model, its backend, and its loop where that is not the manual one."""
+    """Return a run's name: its model, its backend, and its loop unless it is the manual one."""
     loop = values["train"]["loop"]
     parts = [values["model"]["name"], values["backend"]["name"], "" if loop == "manual" else loop]
     return " ".join(part for part in parts if part)
@@ -277,7 +278,7 @@ def _code(error: BaseException) -> int:
 
 
 def _explained(error: BaseException) -> str:
-    """Turn Hydra's and OmegaConf's errors into one line that names key, value and what is allowed."""
+    """Put Hydra's and OmegaConf's errors into one line: the key, the value, what is allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option}: must be one of {', '.join(sorted(error.options))}"

@@ -102,9 +102,7 @@ class Tracking:
     experiment: Annotated[str, Field(min_length=1)]
     model: bool
     max_points: Annotated[int, Field(ge=2)]
-    figures: Annotated[
-        tuple[Literal["png", "pdf", "svg"], ...], Strict(False), Field(min_length=1)
-    ]
+    figures: Annotated[tuple[Literal["png", "pdf", "svg"], ...], Strict(False), Field(min_length=1)]
 
 
 @_schema
@@ -156,7 +154,9 @@ class Config:
 
 
 _GROUPS: dict[str, type] = {
-    name: kind for name, kind in get_type_hints(Config).items() if hasattr(kind, "__dataclass_fields__")
+    name: kind
+    for name, kind in get_type_hints(Config).items()
+    if hasattr(kind, "__dataclass_fields__")
 }
 
 

@@ -16,5 +16,5 @@ def mse(prediction: Array, target: Array, *, ops: Any) -> Array:
 
 
 def mae(prediction: Array, target: Array, *, ops: Any) -> Array:
-    """Mean absolute error, ``mean(|ŷ − y|)``; the gradient at 0 is the backend's ``sign(0) = 0``."""
+    """Mean absolute error, ``mean(|ŷ − y|)``; where an error is 0, its gradient is 0."""
     return ops.mean(ops.absolute(prediction - target))

@@ -7,7 +7,7 @@ freed. Matplotlib is imported when the first figure is made.
 from __future__ import annotations
 
 import io
-import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,16 +39,13 @@ _STYLES: dict[str, dict[str, Any]] = {
     "fit": {"color": "#3f007d", "linestyle": (0, (1, 1.4)), "linewidth": 2.4, "zorder": 6},
 }
 _OTHER_STYLE = {"color": "#7a7a7a", "linestyle": "-.", "linewidth": 3.2, "zorder": 4}
-_DOTS: dict[str, dict[str, Any]] = {
-    "torch": {"marker": "o", "s": 18, "linewidths": 0},
-    "tensorflow": {"marker": "x", "s": 9, "linewidths": 0.7},
-    "fit": {"marker": "+", "s": 16, "linewidths": 0.7},
-}
-_OTHER_DOTS = {"marker": "s", "s": 8, "linewidths": 0}
+# The same for dots: a small one in the middle of a large one. Areas in points².
+_DOT_SIZES = {"torch": 24.0, "tensorflow": 5.0, "fit": 7.0}
+_OTHER_DOT_SIZE = 11.0
 # Okabe and Ito's colours, in an order that also steps through the greys.
 _PARAMETER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#d55e00")
 _PARAMETER_STYLES = ("-", (0, (4, 1.5)), ":")
-_MARKERS = "os^Dv*Ph"
+_MARKERS = "os^DvPph"
 _BLACK, _GREY = "#000000", "#8a8a8a"
 
 _MANY = 8  # more runs than this in one picture are drawn thin, with one legend entry a label
@@ -111,7 +108,9 @@ def comparison(
     Parameters
     ----------
     records
-        Runs on `dataset`. One that lacks what a figure needs is left out of that figure.
+        The runs. One that lacks what a figure needs is left out of that figure.
+    dataset
+        What all of them were trained on.
     pairs
         Runs whose parameters are compared step by step in the figure ``ulps``.
     """
@@ -207,11 +206,14 @@ def _curves(records: Sequence[RunRecord]) -> list[Curve]:
         style = dict(_STYLES.get(_kind(record), _OTHER_STYLE))
         before = labels[:i].count(labels[i])
         if many:
-            style |= {"linewidth": style["linewidth"] / 3, "label": None if before else labels[i]}
+            style |= {"linewidth": style["linewidth"] / 2, "label": None if before else labels[i]}
         else:
             style["label"] = name
             if labels.count(labels[i]) > 1:
-                style |= {"marker": _MARKERS[before], "markevery": 0.15, "markersize": 5}
+                style |= {"marker": _MARKERS[before], "markevery": 0.15, "markersize": 5.5}
+                style |= {"markerfacecolor": "white", "markeredgewidth": 1.2}
+            if len(records) == 1:  # nothing to hide or to be hidden by
+                style["linewidth"] = 2.0
         curves.append((record, style))
     return curves
 
@@ -263,6 +265,11 @@ def _paths(curves: Sequence[Curve], dataset: Dataset) -> list[tuple[np.ndarray, 
 def _kept_losses(curves: Sequence[Curve]) -> list[Curve]:
     """Return the runs that made at least one step."""
     return [(record, style) for record, style in curves if record.steps]
+
+
+def _is_finite(record: RunRecord) -> bool:
+    """Whether the loss stayed finite to the end."""
+    return bool(np.isfinite(record.arrays["loss"]).all())
 
 
 def _residuals(
@@ -319,8 +326,11 @@ def _draw_fit(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     x, y = dataset.arrays["x_train"], dataset.arrays["y_train"]
     low, high = float(x.min()), float(x.max())
     beyond = 0.07 * ((high - low) or 1.0)
+    span = float(np.ptp(y)) or 1.0
     for (w, b), style in _lines(curves, dataset):
         ends = np.array([low, high])
+        if w:  # a steep line only as far as it can be seen: renderers round far coordinates
+            ends = ends.clip(*sorted((edge - b) / w for edge in (y.min() - span, y.max() + span)))
         axes.plot(ends, w * ends + b, **style, dash_capstyle="butt", solid_capstyle="butt")
     optimum = _optimum(curves)
     if optimum:
@@ -329,9 +339,9 @@ def _draw_fit(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
         line = optimum[0] * ends + optimum[1]
         axes.plot(ends, line, color=_BLACK, linewidth=0.9, zorder=2.5, label="least squares")
     # A line that flew away must not squeeze the samples into a dash.
-    span = (float(np.ptp(y)) or 1.0) * 0.8
     bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, float(y.min()) - span), min(top, float(y.max()) + span))
+    low, high = float(y.min()) - 0.8 * span, float(y.max()) + 0.8 * span
+    axes.set_ylim(max(bottom, low), min(top, high))
     _legend(axes)
 
 
@@ -339,6 +349,7 @@ def _draw_loss(axes: Axes, *, curves: Sequence[Curve]) -> None:
     kept = _kept_losses(curves)
     kinds = list(dict.fromkeys(record.config["loss"]["name"] for record, _ in kept))
     ends = []
+    lasting = [record.arrays["loss"] for record, _ in kept if _is_finite(record)]
     for record, style in kept:
         loss = record.arrays["loss"].astype(np.float64).reshape(-1)
         usable = np.isfinite(loss) & (loss > 0)
@@ -346,18 +357,25 @@ def _draw_loss(axes: Axes, *, curves: Sequence[Curve]) -> None:
         (drawn,) = axes.plot(steps[usable], loss[usable], **style)
         if len(kinds) > 1 and style["label"]:
             drawn.set_label(f"{style['label']}: {record.config['loss']['name']}")
-        if not np.isfinite(loss).all() and usable.any():
+        if not _is_finite(record) and usable.any():
             last = int(np.flatnonzero(usable)[-1])
             ends.append((steps[last], loss[last], style["color"]))
-    for i, (step, value, colour) in enumerate(ends):
-        label = "loss not finite from here" if i == 0 else None
-        axes.scatter(
-            [step], [value], marker="X", s=60, color=colour, edgecolors="white", linewidths=0.8,
-            zorder=8, label=label,
-        )  # fmt: skip
     axes.set_yscale("log", nonpositive="mask")
     _mark_irreducible(axes, kept, kinds)
+    if ends and lasting:
+        # One run that flew away must not squeeze the others into a line.
+        least = min(float(loss[loss > 0].min(initial=np.inf)) for loss in lasting)
+        if np.isfinite(least):
+            axes.set_ylim(least / 2, 10 * float(max(loss.max() for loss in lasting)))
+    for i, (step, value, colour) in enumerate(ends):
+        axes.scatter(
+            [step], [min(value, axes.get_ylim()[1])], marker="X", s=70, color=colour, zorder=8,
+            edgecolors="white", linewidths=0.8, clip_on=False,
+            label="ended: loss not finite" if i == 0 else None,
+        )  # fmt: skip
+    _plain_log(axes)
     ylabel = _LOSS_LABELS.get(kinds[0], kinds[0]) if len(kinds) == 1 else "each run's own loss"
+    axes.xaxis.get_major_locator().set_params(integer=True)
     _finish(axes, xlabel="learning step", ylabel=ylabel)
     _legend(axes)
 
@@ -366,7 +384,9 @@ def _mark_irreducible(axes: Axes, kept: Sequence[Curve], kinds: Sequence[str]) -
     """Mark the level that only knowing the noise itself could beat."""
     facts = (record.about.get("data", {}).get("facts", {}) for record, _ in kept)
     noise = next((known["noise"] for known in facts if known.get("noise")), None)
-    for kind, dashes in zip((k for k in kinds if k in _IRREDUCIBLE), ((6, 2), (2, 2)), strict=False):
+    for kind, dashes in zip(
+        (k for k in kinds if k in _IRREDUCIBLE), ((6, 2), (2, 2)), strict=False
+    ):
         if noise:
             symbol, level = _IRREDUCIBLE[kind]
             label = f"noise, {symbol} = {level(noise):.3g}"
@@ -377,39 +397,50 @@ def _mark_irreducible(axes: Axes, kept: Sequence[Curve], kinds: Sequence[str]) -
 
 def _draw_path(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     paths = _paths(curves, dataset)
-    ends = {}
-    for path, style in paths:
-        axes.plot(path[:, 0], path[:, 1], **style)
-        ends[tuple(path[0])] = {"marker": "o", "facecolors": "white", "label": "start"}
-        ends[tuple(path[-1])] = {"marker": "o", "facecolors": style["color"], "label": "end"}
-    points = list(itertools.chain.from_iterable(path for path, _ in paths))
-    seen: set[str] = set()
-    for (w, b), look in ends.items():
-        label = None if look["label"] in seen else look["label"]
-        seen.add(look["label"])
-        axes.scatter(
-            [w], [b], **look | {"label": label}, s=34, edgecolors=_BLACK, linewidths=0.9, zorder=8
-        )
     optimum, truth = _optimum(curves), _line(dataset.facts.get("truth"))
-    for line, marker, name in ((optimum, "+", "least squares"), (truth, "*", "true values")):
-        if line:
-            points.append(np.array(line))
-            axes.scatter(*line, marker=marker, s=70, color=_BLACK, linewidths=1.4, zorder=9,
-                         label=name)  # fmt: skip
-    (left, bottom), (right, top) = _frame(np.array(points))
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
+    goals = {"least squares": (optimum, "+"), "true values": (truth, "x")}
+    frame = _frame([path for path, _ in paths], [point for point, _ in goals.values() if point])
+    for path, style in paths:
+        # Where a line comes from 1e18 the renderer rounds, and draws it beside its place.
+        near = np.abs(path - frame[0]) <= 1e3 * (frame[1] - frame[0])
+        shown = np.where(near.all(axis=1, keepdims=True), path, np.nan)
+        axes.plot(shown[:, 0], shown[:, 1], **style)
+    for i, (path, _) in enumerate(paths):
+        for row, colour, name in ((path[0], "white", "start"), (path[-1], _BLACK, "end")):
+            axes.scatter(
+                row[0], row[1], s=30, color=colour, edgecolors=_BLACK, linewidths=0.9, zorder=8,
+                label=name if i == 0 else None,
+            )  # fmt: skip
+    for name, (point, marker) in goals.items():
+        if point:
+            axes.scatter(
+                point[0], point[1], marker=marker, s=60, color="#d95f02", linewidths=1.8, zorder=9,
+                label=name,
+            )  # fmt: skip
+    axes.set_xlim(*frame[:, 0])
+    axes.set_ylim(*frame[:, 1])
+    axes.locator_params(nbins=6)
     kind = _contours(axes, curves, dataset)
-    xlabel = f"w\ncontours: training {kind}, log-spaced" if kind else "w"
-    _finish(axes, xlabel=xlabel, ylabel="b")
+    if kind:
+        axes.plot([], [], color="#b5b5b5", linewidth=0.9, label=f"training {kind}")
+    _finish(axes, xlabel="w", ylabel="b")
     _legend(axes)
 
 
-def _frame(points: np.ndarray) -> np.ndarray:
-    """Return the corners of a frame with some air around points, shape ``(2, 2)``."""
+def _frame(paths: Sequence[np.ndarray], goals: Sequence[Line]) -> np.ndarray:
+    """Return lower left and upper right corner of a frame about paths and goals, shape (2, 2).
+
+    A path that flies away leaves it: rows count that are at most three times as far from the goal
+    as the farthest start.
+    """
+    marks = np.array([*(path[0] for path in paths), *goals])
+    reach = 3 * np.ptp(marks, axis=0).max()
+    rows = np.concatenate([*paths, marks])
+    near = (np.abs(rows - marks[-1]) <= reach).all(axis=1)
+    points = rows[near] if reach > 0 else rows
     low, high = points.min(axis=0), points.max(axis=0)
     width = high - low
-    # A path that stays on the spot needs a frame that is not empty in its own precision.
+    # A path that stays on the spot still needs a frame that is not empty.
     air = np.where(width > 0, 0.15 * width, 1e-3 * np.maximum(1.0, np.abs(high)))
     return np.stack([low - air, high + air])
 
@@ -449,8 +480,9 @@ def _draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) ->
         across = dataset.arrays["x_test"].reshape(-1) if _is_planar(dataset) else prediction
         shown = slice(None, None, -(-residual.size // _DOTS_AT_MOST))
         axes.scatter(
-            across[shown], residual[shown], color=style["color"], zorder=style["zorder"],
-            label=style["label"], rasterized=True, **_DOTS.get(kind, _OTHER_DOTS),
+            across[shown], residual[shown], s=_DOT_SIZES.get(kind, _OTHER_DOT_SIZE),
+            color=style["color"], marker=style.get("marker", "o"), linewidths=0,
+            zorder=style["zorder"], label=style["label"], rasterized=True,
         )  # fmt: skip
     axes.axhline(0, color=_BLACK, linewidth=0.8, zorder=2)
     noise = dataset.facts.get("noise")
@@ -491,10 +523,13 @@ def _ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pairs: int)
     for i, ((a, b), found) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_ulps(axes, found)
-        axes.set_title(f"{b.label()} against {named[id(a)]}", fontsize=9, loc="left")
+        title = textwrap.fill(f"{b.label()} against {named[id(a)]}", 58)
+        axes.set_title(title, fontsize=9, loc="left")
         axes.set_xlabel("learning step" if i + columns >= len(shown) else "")
     if pairs > len(shown):
-        dropped = f"{pairs - len(measured)} of them cannot be compared" if pairs > len(measured) else ""
+        dropped = (
+            f"{pairs - len(measured)} of them cannot be compared" if pairs > len(measured) else ""
+        )
         text = f"{len(shown)} of {pairs} pairs; {pairs - len(shown)} left out"
         figure.suptitle(f"{text} ({dropped})" if dropped else text, fontsize=10)
     return figure
@@ -512,15 +547,26 @@ def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
         axes.plot(
             steps[finite], found[name][finite], color=_PARAMETER_COLOURS[i], linewidth=1.3,
             linestyle=_PARAMETER_STYLES[i % 3], label=f"{name}: {largest}", zorder=3 + i,
-            clip_on=False,
         )  # fmt: skip
-    # Linear up to 1, so that 0 (the same bits) has its place; logarithmic above.
-    axes.set_yscale("symlog", linthresh=1, linscale=0.4)
-    axes.set_ylim(0, highest * 2)
-    axes.set_yticks([0, *(10.0**k for k in range(0, int(np.log10(highest)) + 1))])
+    # Linear up to 1, so that 0 (the same bits) has its place; logarithmic above, up to a margin
+    # that the legend fits into.
+    scale = 0.4
+    decades = scale + np.log10(highest)
+    margin = (0.12 + 0.08 * len(kept)) * decades
+    axes.set_yscale("symlog", linthresh=1, linscale=scale * 0.9)
+    axes.set_ylim(-0.12 * max(1.0, decades), highest * 10**margin)
+    steps_of_ten = [10.0**k for k in range(int(np.log10(highest)) + 1)]
+    between = [2.0, 5.0, 20.0, 50.0] if highest < 100 else []
+    ticks = [0.0, *sorted([*steps_of_ten[:: 1 + len(steps_of_ten) // 8], *between])]
+    ticks = [tick for tick in ticks if tick <= highest]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.xaxis.get_major_locator().set_params(integer=True)
     _finish(axes, xlabel="learning step", ylabel="difference (ulps)")
-    title = f"{len(kept)} of {len(found)} parameters, the farthest" if len(kept) < len(found) else None
-    axes.legend(fontsize=8, frameon=False, loc="best", title=title, title_fontsize=8)
+    title = (
+        f"{len(kept)} of {len(found)} parameters, the farthest" if len(kept) < len(found) else None
+    )
+    axes.legend(fontsize=8, frameon=False, loc="upper right", title=title, title_fontsize=8)
 
 
 # The look
@@ -543,7 +589,7 @@ def _heading(record: RunRecord) -> str:
 def _finish(axes: Axes, *, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, fontsize=10)
     axes.set_ylabel(ylabel, fontsize=10)
-    axes.tick_params(labelsize=9)
+    axes.tick_params(which="both", labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -552,12 +598,29 @@ def _legend(axes: Axes) -> None:
     labels = axes.get_legend_handles_labels()[1]
     if not labels:
         return
-    figure = axes.get_figure()
-    place = axes.get_subplotspec()
-    assert figure is not None and place is not None
-    inches = figure.get_figwidth() / place.get_gridspec().ncols if len(figure.axes) != 2 else 5.2
-    columns = int((inches - 0.6) / (0.075 * max(map(len, labels)) + 0.55))
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    if figure is None or place is None:
+        raise ValueError("a legend needs axes that stand in a figure's grid")
+    inches = 1.1 * figure.get_figwidth() * place.get_position(figure).width
+
+    def width(columns: int) -> float:
+        parts = np.array_split(np.array(labels), columns)
+        return sum(0.068 * max(map(len, part)) + 0.6 for part in parts)
+
+    fitting = (n for n in range(len(labels), 1, -1) if width(n) <= inches)
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=max(1, min(columns, len(labels))),
-        fontsize=8.5, frameon=False, borderaxespad=0.3, columnspacing=1.4, handlelength=2.6,
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=next(fitting, 1), fontsize=8.5,
+        frameon=False, borderaxespad=0.3, columnspacing=1.4, handlelength=2.6,
     )  # fmt: skip
+
+
+def _plain_log(axes: Axes) -> None:
+    """Write the ticks of a short logarithmic axis as plain numbers, 0.05 and not 5 × 10⁻²."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    if low >= 1e-4 and high <= 1e4:
+        subs = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())

@@ -12,9 +12,10 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class RunRecord:
         return dict(self.about["config"])
 
     def named(self, prefix: str) -> dict[str, np.ndarray]:
-        """Return the arrays of one kind (``param``, ``grad``, ``first``, ``last``) by neutral name."""
+        """Return the arrays of one kind (``param``, ``grad``, ``first``, ``last``) by name."""
         start = f"{prefix}/"
         return {k[len(start) :]: v for k, v in self.arrays.items() if k.startswith(start)}
 
@@ -77,7 +78,7 @@ class RunRecord:
             buffer = io.BytesIO()
             np.save(buffer, array, allow_pickle=False)
             path = folder / f"{name}.npy"
-            storage.write_atomic(path, lambda file, data=buffer: file.write(data.getbuffer()))
+            storage.write_atomic(path, partial(_write, data=buffer.getvalue()))
             digests[name] = storage.file_digest(path)
         text = json.dumps({"format": FORMAT, "arrays": digests, **self.about}, indent=1)
         storage.write_atomic(folder / "record.json", lambda file: file.write(text.encode()))
@@ -95,7 +96,7 @@ class RunRecord:
         try:
             about = json.loads(path.read_text())
             version, digests = about.pop("format"), about.pop("arrays")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder} holds no readable record ({error})") from None
         if version > FORMAT:
             raise ValueError(f"{folder} was written by a newer version (format {version})")
@@ -212,7 +213,9 @@ class Trace:
         for name in self._names:
             if f"param/{name}" in arrays:
                 rows = arrays[f"param/{name}"]
-                arrays[f"param/{name}"] = np.concatenate([first[name][None].astype(rows.dtype), rows])
+                arrays[f"param/{name}"] = np.concatenate(
+                    [first[name][None].astype(rows.dtype), rows]
+                )
         return arrays
 
 
@@ -220,3 +223,7 @@ def global_norm(stacks: Sequence[np.ndarray]) -> np.ndarray:
     """Return the Euclidean norm over all tensors at each step, in float64, shape ``(steps,)``."""
     squares = [np.square(s.reshape(len(s), -1).astype(np.float64)).sum(axis=1) for s in stacks]
     return np.asarray(np.sqrt(np.sum(squares, axis=0)))
+
+
+def _write(file: BinaryIO, *, data: bytes) -> None:
+    file.write(data)

@@ -46,9 +46,7 @@ def _open(config: DictConfig) -> None:
         note=note,
     )
     os.environ[PARENT] = parent.id
-    _opened.update(
-        parent=parent, folder=Path(config.hydra.sweep.dir), title=title, config=config
-    )
+    _opened.update(parent=parent, folder=Path(config.hydra.sweep.dir), title=title, config=config)
 
 
 def swept(overrides: list[str]) -> str:

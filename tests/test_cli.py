@@ -102,7 +102,9 @@ def test_answers_before_anything_heavy_is_imported(tmp_path, arguments):
         "from pipeline.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert "HEAVY []" in done.stdout
 
 
@@ -115,7 +117,9 @@ def test_a_run_imports_only_its_own_framework(tmp_path, backend, other):
         "from pipeline.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "OTHER False" in done.stdout
     assert done.stderr == ""
@@ -153,7 +157,7 @@ def test_bad_member_of_a_sweep_is_a_failed_job(tmp_path):
 def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep):
     many = ["-m", "seed=0,1"] if sweep else []
     process = subprocess.Popen(
-        [*PIPELINE, *many, "train.epochs=100000000", "train.log_every=100", "tracking.model=false"],
+        [*PIPELINE, *many, "train.epochs=2000000", "train.log_every=100", "tracking.model=false"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip

@@ -119,7 +119,9 @@ def test_every_setting_must_be_given(key):
 
 
 def test_an_unknown_setting_is_answered_with_all_keys_of_its_group():
-    with pytest.raises(ConfigError, match=r"allowed here: beta, kind, lr, name, names, on, scale, w"):
+    with pytest.raises(
+        ConfigError, match=r"allowed here: beta, kind, lr, name, names, on, scale, w"
+    ):
         config.checked_settings("optimizer", rule, SETTINGS | {"momentum": 0.9})
 
 
@@ -207,7 +209,9 @@ def test_digest_changes_with_what_decides_the_numbers_and_with_nothing_else(tool
 
 
 def test_digest_finds_pairs_and_ignores_the_order_of_keys(tools):
-    torch, tensorflow = (changed(tools.composed(), "backend.name", b) for b in ("torch", "tensorflow"))
+    torch, tensorflow = (
+        changed(tools.composed(), "backend.name", b) for b in ("torch", "tensorflow")
+    )
     assert config.digest(torch) != config.digest(tensorflow)
     pair = [config.digest(v, without=("backend.name",)) for v in (torch, tensorflow)]
     assert pair[0] == pair[1]

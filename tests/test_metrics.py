@@ -21,7 +21,9 @@ def test_scores_are_their_definitions_in_exact_arithmetic(both):
     errors = [Fraction(float(p)) - Fraction(float(t))
               for p, t in zip(prediction.flat, target.flat, strict=True)]  # fmt: skip
     scores = metrics.regression(prediction, target)
-    assert scores["mse"] == pytest.approx(float(sum(e * e for e in errors) / len(errors)), rel=1e-14)
+    assert scores["mse"] == pytest.approx(
+        float(sum(e * e for e in errors) / len(errors)), rel=1e-14
+    )
     assert scores["mae"] == pytest.approx(float(sum(map(abs, errors)) / len(errors)), rel=1e-14)
     total = Fraction(0)
     for column in target.T:

@@ -41,4 +41,6 @@ def test_every_rule_is_called_alike(rule):
     rest = list(parameters.values())[3:]
     assert {"lr", "sqrt"} <= {parameter.name for parameter in rest}
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in rest)
-    assert all(parameter.default is parameter.empty for parameter in rest), "spell out every setting"
+    assert all(parameter.default is parameter.empty for parameter in rest), (
+        "spell out every setting"
+    )

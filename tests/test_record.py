@@ -132,7 +132,7 @@ def test_a_trace_of_scalars_keeps_no_tensor():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(("at", "flush_every"), [(1, 1), (5, 1), (5, 3), (6, 3), (9, 4), (4, 10)])
+@pytest.mark.parametrize(("at", "flush_every"), [(1, 1), (5, 1), (5, 3), (6, 3), (8, 4), (4, 10)])
 def test_a_loss_that_is_not_finite_is_the_last_step_kept(bad, at, flush_every):
     losses = np.ones(10)
     losses[at - 1 :] = bad
@@ -146,7 +146,9 @@ def test_a_loss_that_is_not_finite_is_the_last_step_kept(bad, at, flush_every):
 def test_collect_drops_what_came_after_a_bad_loss_that_no_flush_saw():
     kept = follow([1, np.nan, 3], flush_every=100).collect(FIRST)
     np.testing.assert_array_equal(kept["loss"], np.array([1, np.nan], np.float32))
-    assert {key: len(a) - key.startswith("param/") for key, a in kept.items()} == dict.fromkeys(kept, 2)
+    assert {key: len(a) - key.startswith("param/") for key, a in kept.items()} == dict.fromkeys(
+        kept, 2
+    )
 
 
 def test_an_empty_trace_and_a_started_step_are_no_steps():
@@ -158,7 +160,7 @@ def test_an_empty_trace_and_a_started_step_are_no_steps():
     assert none.collect(FIRST)["lr"].size == 0
 
 
-@given(hnp.arrays(np.float32, (3, 2, 4), elements=st.floats(-1e30, 1e30, width=32)))
+@given(hnp.arrays(np.float32, (3, 2, 4), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
 def test_global_norm_is_that_of_all_tensors_in_float64(values):
     expected = np.linalg.norm(values.reshape(3, -1).astype(float), axis=1)
     found = global_norm([values[:, 0], values[:, 1, :, None]])

@@ -28,7 +28,9 @@ def test_other_seeds_and_names_are_other_streams(a, first, b, second):
 def test_streams_are_not_correlated():
     """The correlation of n independent pairs has standard deviation 1/√n; five of them are allowed."""
     n = 20_000
-    draws = [seeds.stream(s, name).normal(size=n) for s in (0, 1) for name in ("data", "test", "init")]
+    draws = [
+        seeds.stream(s, name).normal(size=n) for s in (0, 1) for name in ("data", "test", "init")
+    ]
     correlations = np.corrcoef(draws)[np.triu_indices(6, 1)]
     assert np.abs(correlations).max() < 5 / np.sqrt(n)
 

@@ -60,7 +60,9 @@ def twin(name: str, backend: str) -> Twin:
 
 
 def to_framework(
-    placed: Mapping[str, Placed], values: Mapping[str, np.ndarray], shapes: Iterable[tuple[int, ...]]
+    placed: Mapping[str, Placed],
+    values: Mapping[str, np.ndarray],
+    shapes: Iterable[tuple[int, ...]],
 ) -> list[np.ndarray]:
     """Arrange neutral values as the framework holds them, in the order of `placed`.
 
@@ -81,7 +83,7 @@ def to_framework(
 
 
 def to_neutral(place: Placed, value: np.ndarray, *, leading: int = 0) -> np.ndarray:
-    """Undo the listed transpose of one array, or of a stack with `leading` further axes in front."""
+    """Undo the listed transpose of one array, or of a stack with `leading` axes in front."""
     if place.axes is None:
         return value
     inverse = np.argsort(place.axes) + leading

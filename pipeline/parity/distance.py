@@ -1,4 +1,4 @@
-"""How far apart two trajectories are: in bits, absolute, relative, and in units in the last place."""
+"""How far apart two trajectories are: in bits, absolute, relative, and in ulps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def gap(name: str, a: np.ndarray, b: np.ndarray) -> Gap:
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     apart = ulps(a, b)
     with np.errstate(invalid="ignore", divide="ignore"):
-        absolute = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        absolute = np.where(apart == 0, 0.0, difference)  # inf − inf and NaN − NaN are NaN
         scale = np.maximum(np.abs(a), np.abs(b)).astype(np.float64)
         relative = np.where(absolute == 0, 0.0, absolute / scale)
     differs = (a.view(f"u{a.dtype.itemsize}") != b.view(f"u{a.dtype.itemsize}")).any(axis=1)

@@ -73,7 +73,6 @@ def run(
         After the run was closed as FAILED with what it had.
     """
     spec = models.spec(settings.model.name)
-    shape = {"inputs": dataset.inputs, "outputs": dataset.outputs}
     if settings.stages == ("generate",):
         print(f"data  {generate(dataset, folder=DATA)}")
         return RunRecord(about={"config": dict(values)})
@@ -111,7 +110,8 @@ def run(
     model = backend.build(
         twin,
         values=first if settings.model.init == "shared" else None,
-        **shape,
+        inputs=dataset.inputs,
+        outputs=dataset.outputs,
         settings=settings.model.settings,
         device=device,
         dtype=settings.backend.dtype,

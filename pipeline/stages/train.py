@@ -85,10 +85,7 @@ def timing(seconds: np.ndarray) -> dict[str, float]:
     }
 
 
-def learning_rates(
-    name: str, *, lr: float, steps: int, settings: Mapping[str, Any]
-) -> np.ndarray:
+def learning_rates(name: str, *, lr: float, steps: int, settings: Mapping[str, Any]) -> np.ndarray:
     """Return the learning rates of updates 1 to `steps`, shape ``(steps,)``, float64."""
     rate = getattr(schedules, name)
     return np.array([rate(step, lr=lr, steps=steps, **settings) for step in range(1, steps + 1)])
-

@@ -207,7 +207,9 @@ def test_rows_and_precision(tools, backend, loop, model, dtype):
     x, y = x.astype(dtype).astype(float), y.astype(dtype).astype(float)
     before = tools.columns(run.arrays)[:-1].astype(float)
     expected = [np.mean((x * w + b - y) ** 2) for w, b in before]
-    np.testing.assert_allclose(run.arrays["loss"], expected, rtol=(len(x) + 8) * np.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        run.arrays["loss"], expected, rtol=(len(x) + 8) * np.finfo(dtype).eps
+    )
     if loop != "fit":  # update k uses gradient k and rate k
         moved = np.diff(tools.columns(run.arrays), axis=0)
         steps = -rates[:, None] * tools.columns(run.arrays, "grad")
@@ -279,4 +281,6 @@ def test_predict_is_the_line_and_read_is_a_copy(tools, backend):
     side.read(built, twin)["w"][...] = 99
     x = np.linspace(-3, 3, 7)[:, None]
     expected = x * START[0] + START[1]
-    np.testing.assert_allclose(side.predict(built, x), expected, rtol=0, atol=4 * np.finfo(float).eps)
+    np.testing.assert_allclose(
+        side.predict(built, x), expected, rtol=0, atol=4 * np.finfo(float).eps
+    )

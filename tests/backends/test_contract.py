@@ -1,0 +1,93 @@
+"""Every backend is the Protocol, name for name, without importing it where that is promised."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import yaml
+
+from pipeline import backends, config, losses, optimizers
+from pipeline.backends.base import Backend
+from pipeline.config import ConfigError
+
+NAMES = backends.names()
+CONF = Path(__file__).parents[2] / "conf" / "backend"
+CONSTANTS = {"LOOPS": tuple, "XLA": bool, "ONCE": tuple, "FLAVOR": str}
+FUNCTIONS = sorted(name for name, value in vars(Backend).items()
+                   if inspect.isfunction(value) and not name.startswith("_"))  # fmt: skip
+
+
+def shape_of(function, *, bound):
+    """Names, kinds and defaults; a model's type is the backend's own, so annotations of it differ."""
+    parameters = list(inspect.signature(function).parameters.values())[bound:]
+    return [(p.name, p.kind, p.default, None if p.name == "model" else p.annotation)
+            for p in parameters]  # fmt: skip
+
+
+def test_the_protocol_is_six_functions_and_four_constants():
+    assert FUNCTIONS == ["build", "configure", "predict", "read", "train", "versions"]
+    assert set(Backend.__annotations__) == set(CONSTANTS)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures_are_those_of_the_protocol(name, function):
+    wanted, found = getattr(Backend, function), getattr(backends.load(name), function)
+    assert shape_of(found, bound=0) == shape_of(wanted, bound=1)
+    assert inspect.getdoc(found).splitlines()[0] == inspect.getdoc(wanted).splitlines()[0]
+    returns = inspect.signature(found).return_annotation
+    assert function == "build" or returns == inspect.signature(wanted).return_annotation
+    assert all(p.default is p.empty for p in inspect.signature(found).parameters.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_traits_read_from_the_source_are_the_modules(name):
+    module = backends.load(name)
+    assert backends.traits(name) == {key: getattr(module, key) for key in CONSTANTS}
+    for key, kind in CONSTANTS.items():
+        assert type(getattr(module, key)) is kind
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_are_those_of_the_config(name):
+    traits, module = backends.traits(name), backends.load(name)
+    loops = set(get_args(get_type_hints(config.Train)["loop"]))
+    assert loops == {"manual", "native", "fit"}
+    assert {"manual"} <= set(traits["LOOPS"]) <= loops
+    assert set(traits["ONCE"]) <= set(get_type_hints(config.Backend))
+    assert set(module.LOSSES) <= set(config.functions(losses))
+    assert set(module.OPTIMIZERS) <= set(config.functions(optimizers))
+
+
+def test_configs_of_backends_differ_in_their_name_alone():
+    files = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
+    assert set(files) == set(NAMES)
+    assert {stem: values.pop("name") for stem, values in files.items()} == {n: n for n in NAMES}
+    assert all(values == files[NAMES[0]] for values in files.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_versions_are_words(name):
+    versions = backends.load(name).versions()
+    assert name in versions
+    assert all(isinstance(word, str) for pair in versions.items() for word in pair)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_device_that_is_not_there_is_refused_and_auto_names_one(name):
+    given = {"threads": 1, "deterministic": True, "dtype": "float32", "seed": 0}
+    side = backends.load(name)
+    found = side.configure(device="auto", **given)
+    assert found in {"cpu", "cuda"}
+    assert side.configure(device="cpu", **given) == "cpu"
+    if found == "cpu":
+        with pytest.raises(ConfigError, match=r"backend\.device=cuda"):
+            side.configure(device="cuda", **given)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ConfigError, match=r"backend\.name=jaxx: must be one of tensorflow, torch"):
+        backends.traits("jaxx")

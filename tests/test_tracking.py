@@ -1,0 +1,145 @@
+"""What lies in MLflow after a sweep, read back with MLflow's own client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.record import RunRecord
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """The article's experiment in both frameworks, as ``make demo`` runs it."""
+    folder = tmp_path_factory.mktemp("sweep")
+    command = [sys.executable, "-m", "pipeline", "-m", "backend=torch,tensorflow"]
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(
+        [*command, "experiment=article"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/outputs/mlflow.db")
+    runs = mlflow.MlflowClient().search_runs(["1"], order_by=["attributes.start_time"])
+    parent = next(run for run in runs if run.data.tags["kind"] == "sweep")
+    children = {run.data.tags["backend"]: run for run in runs if run.data.tags["kind"] == "run"}
+    return folder, done, parent, children
+
+
+def artifact(run, name):
+    return Path(run.info.artifact_uri.removeprefix("file://")) / name
+
+
+def test_parent_and_children(sweep):
+    _, _, parent, children = sweep
+    assert set(children) == {"torch", "tensorflow"}
+    for run in [parent, *children.values()]:
+        assert run.info.status == "FINISHED"
+    for child in children.values():
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.data.tags["sweep"] == parent.info.run_id
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_a_run_holds_what_users_rely_on(sweep, backend):
+    *_, children = sweep
+    run = children[backend]
+    assert run.data.params["optimizer.lr"] == "0.001"
+    assert run.data.params["backend.name"] == backend
+    for tag in ("config.digest", "data.digest", "code.digest", "git.commit", "versions"):
+        assert run.data.tags[tag]
+    assert set(run.data.metrics) == {
+        "train/loss", "train/lr", "train/grad_norm", "param/w", "param/b", "eval/mse", "eval/mae",
+        "eval/r2", "time/train_s", "time/first_step_s", "time/step_us",
+    }  # fmt: skip
+    (data,) = run.inputs.dataset_inputs
+    assert run.data.tags["data.digest"].startswith(data.dataset.digest)
+    assert artifact(run, "config.yaml").is_file()
+    assert {p.name for p in artifact(run, "plots").iterdir()} == {"overview.png"}
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_metrics_are_the_record(sweep, backend):
+    import mlflow
+
+    *_, children = sweep
+    record = RunRecord.load(artifact(children[backend], "record"))
+    history = mlflow.MlflowClient().get_metric_history(children[backend].info.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 501))
+    assert np.array([p.value for p in history]).tolist() == record.arrays["loss"].tolist()
+    assert record.arrays["loss"].dtype == np.float32
+    start = mlflow.MlflowClient().get_metric_history(children[backend].info.run_id, "param/w")[0]
+    assert (start.step, start.value) == (0, float(record.arrays["param/w"][0]))
+
+
+def test_both_start_from_the_same_bits(sweep):
+    *_, children = sweep
+    a, b = (RunRecord.load(artifact(children[k], "record")) for k in ("torch", "tensorflow"))
+    assert a.about["data"]["digest"] == b.about["data"]["digest"]
+    for name in ("w", "b"):
+        assert a.arrays[f"first/{name}"].tobytes() == b.arrays[f"first/{name}"].tobytes()
+
+
+def test_parent_has_the_comparison(sweep):
+    _, done, parent, _ = sweep
+    pictures = {path.stem for path in artifact(parent, "plots").iterdir()}
+    assert {"fit", "loss", "path", "residuals", "ulps"} <= pictures
+    html = artifact(parent, "report.html").read_text()
+    HTMLParser().feed(html)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", html)
+    assert {"parity/max_ulp", "parity/max_absolute"} <= set(parent.data.metrics)
+    for word in ("torch", "tensorflow", "ulp", "report", "make ui"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_the_logged_model_predicts_the_same_in_a_fresh_process(sweep, backend):
+    folder, _, _, children = sweep
+    run = children[backend]
+    (output,) = run.outputs.model_outputs
+    code = (
+        "import sys, json, numpy as np, mlflow\n"
+        f"mlflow.set_tracking_uri('sqlite:///{folder}/outputs/mlflow.db')\n"
+        f"model = mlflow.pyfunc.load_model('models:/{output.model_id}')\n"
+        "x = np.linspace(-10, 10, 7, dtype='float32')[:, None]\n"
+        "assert model.metadata.signature is not None\n"
+        "print('RESULT', json.dumps(np.asarray(model.predict(x), dtype=float).ravel().tolist()))\n"
+    )
+    # From a folder without the package on the path: the model brings its own code.
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert "RESULT" in done.stdout, done.stderr
+    predicted = json.loads(done.stdout.split("RESULT")[1])
+    record = RunRecord.load(artifact(run, "record"))
+    x = np.linspace(-10, 10, 7, dtype=np.float32)
+    expected = x * record.arrays["last/w"] + record.arrays["last/b"]
+    # One multiplication and one addition in float32, perhaps fused: one rounding of difference.
+    np.testing.assert_allclose(predicted, expected, rtol=2**-23, atol=2**-24)
+
+
+def test_comparing_what_is_recorded(sweep):
+    folder, _, parent, children = sweep
+    ids = ",".join(run.info.run_id for run in children.values())
+    compare = [sys.executable, "-m", "pipeline", "stages=[compare]"]
+    for choice, code in (
+        ([f"compare.runs=[{ids}]"], 3),
+        (["compare.sweep=latest", "parity.rtol=1e-3"], 0),
+        ([f"compare.sweep={parent.info.run_id}", "parity.atol=0", "parity.rtol=0"], 1),
+    ):
+        done = subprocess.run([*compare, *choice], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
