@@ -329,9 +329,12 @@ def _draw_fit(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     span = float(np.ptp(y)) or 1.0
     for (w, b), style in _lines(curves, dataset):
         ends = np.array([low, high])
-        if w:  # a steep line only as far as it can be seen: renderers round far coordinates
-            ends = ends.clip(*sorted((edge - b) / w for edge in (y.min() - span, y.max() + span)))
-        axes.plot(ends, w * ends + b, **style, dash_capstyle="butt", solid_capstyle="butt")
+        heights = w * ends + b
+        if np.ptp(heights) > 10 * span:
+            # From one edge of the picture to the other: renderers round far coordinates.
+            heights = np.array([y.min() - span, y.max() + span])
+            ends = (heights - b) / w
+        axes.plot(ends, heights, **style, dash_capstyle="butt", solid_capstyle="butt")
     optimum = _optimum(curves)
     if optimum:
         # Longer than the learned lines, so that its ends show when those lie exactly on it.
@@ -375,7 +378,7 @@ def _draw_loss(axes: Axes, *, curves: Sequence[Curve]) -> None:
         )  # fmt: skip
     _plain_log(axes)
     ylabel = _LOSS_LABELS.get(kinds[0], kinds[0]) if len(kinds) == 1 else "each run's own loss"
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     _finish(axes, xlabel="learning step", ylabel=ylabel)
     _legend(axes)
 
@@ -561,7 +564,7 @@ def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
     ticks = [tick for tick in ticks if tick <= highest]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     _finish(axes, xlabel="learning step", ylabel="difference (ulps)")
     title = (
         f"{len(kept)} of {len(found)} parameters, the farthest" if len(kept) < len(found) else None

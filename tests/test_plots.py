@@ -91,6 +91,18 @@ def test_the_learned_line_is_the_last_one_and_the_least_squares_line_is_there(ma
     assert x.min() < dataset.arrays["x_train"].min()
 
 
+def test_a_line_that_is_far_too_steep_is_drawn_upright_across_the_picture(make, dataset):
+    record = make()
+    record.arrays["last/w"], record.arrays["last/b"] = np.float32(-4e18), np.float32(1e16)
+    figure = plots.single(record, dataset)["fit"]
+    x, y = line(figure, "torch").get_data()
+    np.testing.assert_allclose(x, 1e16 / 4e18, rtol=1e-6)
+    targets = dataset.arrays["y_train"]
+    assert y[0] < targets.min()
+    assert y[1] > targets.max()
+    assert max(map(abs, y)) < 10
+
+
 @pytest.mark.parametrize(
     ("loss", "level"), [("mse", NOISE**2), ("mae", NOISE * np.sqrt(2 / np.pi))]
 )
