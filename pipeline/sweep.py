@@ -121,7 +121,7 @@ def _report(parent: Any, children: list[Any], failed: list[Any]) -> int:
     records = [
         load_record(tracking.record_folder(child.info.run_id, key="run"), key="run")
         for child in children
-        if child.info.status == "FINISHED"
+        if child.data.tags.get("config.digest")  # it got as far as a record
     ]
     if not records:
         terminal.failures(notes)

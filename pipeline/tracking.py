@@ -138,8 +138,9 @@ def _experiment(name: str, artifacts: str) -> str:
 class Run:
     """An open MLflow run; not to be confused with a record, which is the run's own account."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, *, parent: str | None = None) -> None:
         self.id = run_id
+        self.parent = parent
         self._client = MlflowClient()
 
     def log_params(self, values: Mapping[str, Any]) -> None:
@@ -254,7 +255,7 @@ def create(
     made = MlflowClient().create_run(
         _experiment(experiment, artifacts), tags=given | extra, run_name=name
     )
-    return Run(made.info.run_id)
+    return Run(made.info.run_id, parent=parent)
 
 
 def add_failed(parent: str, *, name: str, tags: Mapping[str, Any]) -> None:

@@ -170,7 +170,7 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
     assert process.returncode == code
     assert {status for (status,) in query(tmp_path, "select status from runs")} == {"KILLED"}
     assert query(tmp_path, "select count(*) from metrics where key='train/loss'")[0][0] > 1
-    (path,) = tmp_path.rglob("record.json")
+    (path,) = tmp_path.glob("outputs/[rs]*s/**/record.json")
     record = RunRecord.load(path.parent)
     assert record.steps >= 100
     assert len(record.arrays["param/w"]) == record.steps + 1

@@ -102,12 +102,8 @@ def load(path: Path) -> Dataset:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); delete it to remake it"
-        ) from None
+        raise ValueError(f"{path} cannot be read ({error}); delete it to remake it") from None
     dataset = Dataset(name=name, arrays=arrays, facts=facts)
     if dataset.digest != path.stem:
-        raise ValueError(
-            f"{path} holds other data than its name says; delete it to remake it"
-        )
+        raise ValueError(f"{path} holds other data than its name says; delete it to remake it")
     return dataset

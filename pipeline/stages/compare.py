@@ -89,9 +89,13 @@ def compare(
             name if len(groups) == 1 else f"{name} ({digest[:8]})": plots.png(figure)
             for name, figure in figures.items()
         }
-    text = report.render(records, pairs=pairs, images=images, title=title, notes=notes)
-    storage.write_atomic(folder / "report.html", lambda file: file.write(text.encode()))
     verdicts = [judged(a, b, rtol=rtol, atol=atol) for a, b in pairs]
+    said = [
+        f"{a.label()} against {b.label()}: {verdict}, {why}"
+        for (a, b), (verdict, why) in zip(pairs, verdicts, strict=True)
+    ]
+    text = report.render(records, pairs=pairs, images=images, title=title, notes=[*notes, *said])
+    storage.write_atomic(folder / "report.html", lambda file: file.write(text.encode()))
     return Comparison(records=records, pairs=pairs, alone=alone, verdicts=verdicts, folder=folder)
 
 
@@ -104,7 +108,8 @@ def paired(records: Sequence[RunRecord]) -> tuple[list[Pair], list[RunRecord]]:
 
     pairs: list[Pair] = []
     alone: list[RunRecord] = []
-    for _, group in groupby(sorted(records, key=key), key=key):
+    finished = [record for record in records if record.about["status"] == "FINISHED"]
+    for _, group in groupby(sorted(finished, key=key), key=key):
         newest = {record.backend: record for record in group}
         pairs += list(combinations(newest.values(), 2))
         alone += newest.values() if len(newest) == 1 else ()

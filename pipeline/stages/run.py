@@ -131,7 +131,7 @@ def run(
         record.about["run"] = tracked.id
         tracked.log_params(config.flatten(redacted(values)))
         tracked.log_data(*training_set(dataset), name=dataset.name, digest=dataset.digest)
-        with _account(record, tracked, folder=folder, settings=settings):
+        with _account(record, tracked, dataset=dataset, folder=folder, settings=settings):
             rates = learning_rates(
                 settings.schedule.name,
                 lr=settings.optimizer.lr,
@@ -166,13 +166,6 @@ def run(
                     dataset=dataset,
                     dtype=settings.backend.dtype,
                 )
-        figures = (
-            plots.single(record, dataset)
-            if parent is None
-            else {"overview": plots.overview(record, dataset)}
-        )
-        plots.save(figures, folder / "plots", formats=settings.tracking.figures)
-        tracked.log_folder(folder / "plots", "plots")
         if settings.tracking.model:
             example = dataset.arrays["x_train"][:5].astype(settings.backend.dtype)
             tracked.log_model(
@@ -187,7 +180,12 @@ def run(
 
 @contextlib.contextmanager
 def _account(
-    record: RunRecord, tracked: tracking.Run, *, folder: Path, settings: Config
+    record: RunRecord,
+    tracked: tracking.Run,
+    *,
+    dataset: data.Dataset,
+    folder: Path,
+    settings: Config,
 ) -> Iterator[None]:
     """Save and log what the record holds when its block ends, in whatever way it ends."""
     try:
@@ -208,6 +206,15 @@ def _account(
         log(record, tracked, points=settings.tracking.max_points)
         tracked.log_file(folder / "config.yaml")
         tracked.log_folder(folder / "record", "record")
+        if record.about["status"] != "KILLED":  # who stops a run does not wait for pictures
+            alone = tracked.parent is None
+            figures = (
+                plots.single(record, dataset)
+                if alone
+                else {"overview": plots.overview(record, dataset)}
+            )
+            plots.save(figures, folder / "plots", formats=settings.tracking.figures)
+            tracked.log_folder(folder / "plots", "plots")
 
 
 def log(record: RunRecord, tracked: tracking.Run, *, points: int) -> None:
