@@ -155,8 +155,8 @@ class Trace:
 
     def keep(self, loss: Any, gradients: Sequence[Any], parameters: Sequence[Any]) -> None:
         """Keep one step: its loss, its gradients (or their norm), the parameters after it."""
-        self._ticks.append(perf_counter())
         self._rows.append((loss, gradients, parameters))
+        self._ticks.append(perf_counter())
 
     def last_loss(self) -> float:
         """Return the newest loss; one that is not finite ends the run here.

@@ -25,10 +25,6 @@ for name in sys.argv[2:]:
 """
 
 
-# These import tracking, and with it MLflow; the command imports them once the config is right.
-ABOVE_TRACKING = ("pipeline.stages.run",)
-
-
 def loaded_after(*modules: str) -> dict[str, set[str]]:
     """Import the modules one after another; return what heavy ones were there after each."""
     done = subprocess.run(

@@ -149,9 +149,9 @@ def train(
 
     for k, lr in enumerate(rates, start=1):
         trace.start()
-        value, gradients, slots = step(x, y, lr, slots)
+        value, gradients, after, slots = step(x, y, lr, slots)
         if trace.full:
-            trace.keep(value, gradients, [tf.convert_to_tensor(p) for p in parameters])
+            trace.keep(value, gradients, after)
         else:
             trace.keep(value, [tf.linalg.global_norm(gradients)], [])
         if k % log_every == 0:
@@ -174,12 +174,13 @@ def _manual(
         with tf.GradientTape() as tape:
             value = loss_of(model(x, training=True), y)
         gradients = tape.gradient(value, parameters)
-        new_slots = []
+        after, new_slots = [], []
         for p, g, s in zip(parameters, gradients, slots, strict=True):
-            w, s = rule(tf.convert_to_tensor(p), g, s, lr=lr)
+            w, s = rule(p.value.value(), g, s, lr=lr)
+            after.append(w)
             new_slots.append(s)
             p.assign(w)
-        return value, gradients, new_slots
+        return value, gradients, after, new_slots
 
     return step
 
@@ -203,7 +204,8 @@ def _native(
             value = loss_of(y, model(x, training=True))
         gradients = tape.gradient(value, parameters)
         rule.apply_gradients(zip(gradients, parameters, strict=True))
-        return value, gradients, slots
+        after = [tf.convert_to_tensor(p) for p in parameters]
+        return value, gradients, after, slots
 
     return step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,6 +54,7 @@ def train(
     def report(step: int) -> None:
         progress(step, trace.last_loss())
 
+    gc.freeze()  # what is kept makes the collector run; it need not look at the whole framework
     try:
         backend.train(
             model,
@@ -66,6 +68,7 @@ def train(
         )
         trace.flush()
     finally:
+        gc.unfreeze()
         last = backend.read(model, twin)
         record.arrays |= trace.collect(first)
         record.arrays |= {f"first/{name}": value for name, value in first.items()}
