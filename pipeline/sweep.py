@@ -108,7 +108,7 @@ def finish(*, interrupted: bool) -> int:
 
 def _report(parent: Any, children: list[Any], failed: list[Any]) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
-    from pipeline import terminal, tracking
+    from pipeline import report, terminal, tracking
     from pipeline.config import parse
     from pipeline.stages.compare import compare
     from pipeline.stages.run import load_record
@@ -137,6 +137,9 @@ def _report(parent: Any, children: list[Any], failed: list[Any]) -> int:
     )
     parent.log_folder(result.folder / "plots", "plots")
     parent.log_file(result.folder / "report.html")
+    parent.log_table(*report.summary(result.records), "runs")
+    if result.pairs:
+        parent.log_table(*result.table(), "pairs")
     parent.log_metrics({f"parity/{key}": v for key, v in result.largest().items()})
     terminal.comparison(result, notes=notes)
     terminal.where(result.folder, uri=settings.tracking.uri)

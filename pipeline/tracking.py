@@ -14,7 +14,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,13 @@ class Run:
     def log_file(self, path: Path, target: str | None = None) -> None:
         """Copy one file to the run's artifacts."""
         self._client.log_artifact(self.id, str(path), target)
+
+    def log_table(self, header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> None:
+        """Log a table as MLflow shows it in a run's artifacts, ``<name>.json``."""
+        columns = {
+            key: list(column) for key, column in zip(header, zip(*rows, strict=True), strict=True)
+        }
+        self._client.log_table(self.id, columns, f"{name}.json")
 
     def log_data(self, x: np.ndarray, y: np.ndarray, *, name: str, digest: str) -> None:
         """Name the training data as the run's input, by its content digest."""

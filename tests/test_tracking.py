@@ -97,6 +97,8 @@ def test_parent_has_the_comparison(sweep):
     _, done, parent, _ = sweep
     pictures = {path.stem for path in artifact(parent, "plots").iterdir()}
     assert {"fit", "loss", "path", "residuals", "ulps"} <= pictures
+    table = json.loads(artifact(parent, "pairs.json").read_text())
+    assert [row[table["columns"].index("parameter")] for row in table["data"]] == ["w", "b"]
     html = artifact(parent, "report.html").read_text()
     HTMLParser().feed(html)
     assert not re.search(r"(src|href)=\"(?!data:|#)", html)

@@ -38,6 +38,8 @@ def check(values: Mapping[str, Any]) -> Config:
         raise ConfigError("backend.xla", "true", f"backend={name} does not compile through XLA")
     if settings.backend.xla and settings.backend.execution == "eager":
         raise ConfigError("backend.xla", "true", "needs backend.execution=compiled")
+    if settings.backend.xla and loop == "fit" and settings.backend.deterministic:
+        raise ConfigError("backend.xla", "true", "Keras fit leaves XLA out when deterministic=true")
     if name not in models.backends_of(settings.model.name):
         have = ", ".join(models.backends_of(settings.model.name))
         raise ConfigError("backend.name", name, f"model={settings.model.name} has twins for {have}")

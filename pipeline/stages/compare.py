@@ -49,6 +49,16 @@ class Comparison:
         kinds = ("absolute", "relative", "ulp")
         return {f"max_{kind}": max(getattr(g, kind) for g in found) for kind in kinds if found}
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and rows of one table over all pairs, the pair and its verdict in front."""
+        header: list[str] = []
+        rows: list[list[str]] = []
+        for (a, b), (verdict, _) in zip(self.pairs, self.verdicts, strict=True):
+            columns, found = report.pair_summary(a, b)
+            header = ["pair", "verdict", *columns]
+            rows += [[f"{a.label()} against {b.label()}", verdict, *row] for row in found]
+        return header, rows
+
     @property
     def exit_code(self) -> int:
         """The worst pair counts: 1 (FAIL) over 3 (ABSTAIN) over 0; no pair at all is ABSTAIN."""
