@@ -29,7 +29,7 @@ def traits(name: str) -> dict[str, Any]:
         for node in tree.body
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id in {"LOOPS", "XLA", "ONCE", "FLAVOR"}
+        and node.targets[0].id in {"LOOPS", "XLA", "ONCE", "FLAVOR", "NATIVE"}
     }
 
 

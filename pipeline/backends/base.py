@@ -1,4 +1,4 @@
-"""What a backend is: six functions and four constants, no defaults.
+"""What a backend is: six functions and five constants, no defaults.
 
 A backend builds the framework's side of a pair, runs the loop and reads values back as NumPy. It
 knows no MLflow, draws nothing and touches no file. A test compares every backend's signatures with
@@ -23,6 +23,8 @@ class Backend(Protocol):
 
     LOOPS: tuple[str, ...]
     """The values of ``train.loop`` it can run."""
+    NATIVE: tuple[str, ...]
+    """The optimizers it can hand to its framework for the loops ``native`` and ``fit``."""
     XLA: bool
     """Whether ``backend.xla=true`` means something here."""
     ONCE: tuple[str, ...]

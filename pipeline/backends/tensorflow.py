@@ -18,6 +18,7 @@ from pipeline.config import ConfigError
 from pipeline.models import Twin, check_mapped_once, to_framework, to_neutral
 from pipeline.record import Trace
 
+NATIVE = ("gd",)
 LOOPS = ("manual", "native", "fit")
 XLA = True
 ONCE = ("threads", "deterministic")
@@ -141,15 +142,19 @@ def train(
                     execution, xla, trace, report, log_every)  # fmt: skip
     make_step = {"manual": _manual, "native": _native}[loop]
     step = make_step(model, parameters, loss, loss_settings, optimizer, optimizer_settings)
-    rates = trace.rates.tolist()
+    rule = getattr(optimizers, optimizer)
+    as_scalars: Callable[[Mapping[str, float]], Mapping[str, Any]] = dict
     if execution == "compiled":
-        step, rates = _compile(step, xla), tf.unstack(_tensor(trace.rates, parameters[0]))
+        step, as_scalars = _compile(step, xla), partial(_scalars, like=parameters[0])
     x, y = _tensor(x, parameters[0]), _tensor(y, parameters[0])
-    slots = [()] * len(parameters)
+    slots = [
+        tuple(tf.zeros_like(tf.convert_to_tensor(p)) for _ in range(rule.slots)) for p in parameters
+    ]
 
-    for k, lr in enumerate(rates, start=1):
+    for k, lr in enumerate(trace.rates.tolist(), start=1):
+        scalars = as_scalars(rule.scalars(k, lr, **optimizer_settings))
         trace.start()
-        value, gradients, after, slots = step(x, y, lr, slots)
+        value, gradients, after, slots = step(x, y, scalars, slots)
         if trace.full:
             trace.keep(value, gradients, after)
         else:
@@ -170,13 +175,13 @@ def _manual(
     loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
     rule = partial(getattr(optimizers, optimizer), sqrt=tf.sqrt, **optimizer_settings)
 
-    def step(x, y, lr, slots):
+    def step(x, y, scalars, slots):
         with tf.GradientTape() as tape:
             value = loss_of(model(x, training=True), y)
         gradients = tape.gradient(value, parameters)
         after, new_slots = [], []
         for p, g, s in zip(parameters, gradients, slots, strict=True):
-            w, s = rule(p.value.value(), g, s, lr=lr)
+            w, s = rule(p.value.value(), g, s, **scalars)
             after.append(w)
             new_slots.append(s)
             p.assign(w)
@@ -198,8 +203,8 @@ def _native(
     rule = OPTIMIZERS[optimizer](learning_rate=1.0, **optimizer_settings)
     rule.build(parameters)
 
-    def step(x, y, lr, slots):
-        rule.learning_rate.assign(lr)
+    def step(x, y, scalars, slots):
+        rule.learning_rate.assign(scalars["lr"])
         with tf.GradientTape() as tape:
             value = loss_of(y, model(x, training=True))
         gradients = tape.gradient(value, parameters)
@@ -282,6 +287,11 @@ def _place(device: str) -> str:
 def _tensor(array: np.ndarray, like: keras.Variable) -> tf.Tensor:
     with tf.device(tf.convert_to_tensor(like).device):
         return tf.convert_to_tensor(array.astype(like.dtype))
+
+
+def _scalars(values: Mapping[str, float], like: keras.Variable) -> dict[str, tf.Tensor]:
+    """Return numbers as tensors, which a compiled step takes without being traced anew."""
+    return {name: tf.constant(v, dtype=like.dtype) for name, v in values.items()}
 
 
 def _stack(tensors: Sequence[tf.Tensor]) -> np.ndarray:

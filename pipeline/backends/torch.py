@@ -17,6 +17,7 @@ from pipeline.config import ConfigError
 from pipeline.models import Twin, check_mapped_once, to_framework, to_neutral
 from pipeline.record import Trace
 
+NATIVE = ("gd",)
 LOOPS = ("manual", "native")
 XLA = False
 ONCE = ()
@@ -111,18 +112,20 @@ def train(
     trace.bind(_stack, [partial(to_neutral, place, leading=1) for place in placed.values()])
     make_step = {"manual": _manual, "native": _native}[loop]
     step = make_step(model, parameters, loss, loss_settings, optimizer, optimizer_settings)
-    rates = trace.rates.tolist()
+    rule = getattr(optimizers, optimizer)
+    as_scalars: Callable[[Mapping[str, float]], Mapping[str, Any]] = dict
     if execution == "compiled":
         whole = loop == "manual"
-        step, rates = _compile(step, whole), list(_tensor(trace.rates, parameters[0]))
+        step, as_scalars = _compile(step, whole), partial(_scalars, like=parameters[0])
     x, y = _tensor(x, parameters[0]), _tensor(y, parameters[0])
-    slots = [()] * len(parameters)
+    slots = [tuple(torch.zeros_like(p) for _ in range(rule.slots)) for p in parameters]
     copies = [_copier(p) for p in parameters]
 
     model.train()
-    for k, lr in enumerate(rates, start=1):
+    for k, lr in enumerate(trace.rates.tolist(), start=1):
+        scalars = as_scalars(rule.scalars(k, lr, **optimizer_settings))
         trace.start()
-        value, gradients, slots = step(x, y, lr, slots)
+        value, gradients, slots = step(x, y, scalars, slots)
         if trace.full:
             trace.keep(value, gradients, [copy() for copy in copies])
         else:
@@ -143,13 +146,13 @@ def _manual(
     loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
     rule = partial(getattr(optimizers, optimizer), sqrt=torch.sqrt, **optimizer_settings)
 
-    def step(x, y, lr, slots):
+    def step(x, y, scalars, slots):
         value = loss_of(model(x), y)
         value.backward()
         gradients, new_slots = [p.grad for p in parameters], []
         with torch.no_grad():
             for p, g, s in zip(parameters, gradients, slots, strict=True):
-                _, s = rule(p, g, s, lr=lr)
+                _, s = rule(p, g, s, **scalars)
                 new_slots.append(s)
                 p.grad = None
         return value.detach(), gradients, new_slots
@@ -169,8 +172,8 @@ def _native(
     loss_of = LOSSES[loss](reduction="mean", **loss_settings)
     rule = OPTIMIZERS[optimizer](parameters, lr=1.0, **optimizer_settings)
 
-    def step(x, y, lr, slots):
-        rule.param_groups[0]["lr"] = lr
+    def step(x, y, scalars, slots):
+        rule.param_groups[0]["lr"] = scalars["lr"]
         rule.zero_grad()
         value = loss_of(model(x), y)
         value.backward()
@@ -211,6 +214,13 @@ def versions() -> dict[str, str]:
 
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(array).to(dtype=like.dtype, device=like.device)
+
+
+def _scalars(values: Mapping[str, float], like: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return numbers as tensors, which a compiled step takes without being compiled anew."""
+    return {
+        name: torch.tensor(v, dtype=like.dtype, device=like.device) for name, v in values.items()
+    }
 
 
 def _copier(parameter: torch.Tensor) -> Callable[[], Any]:

@@ -34,6 +34,11 @@ def check(values: Mapping[str, Any]) -> Config:
             "train.loop", loop, f"backend={name} has no such loop; use {instead}"
             + (", or backend=tensorflow, whose Keras has fit" if loop == "fit" else "")
         )  # fmt: skip
+    if loop != "manual" and settings.optimizer.name not in traits["NATIVE"]:
+        known = ", ".join(traits["NATIVE"])
+        raise ConfigError(
+            "optimizer.name", settings.optimizer.name, f"train.loop={loop} knows {known} so far"
+        )
     if settings.backend.xla and not traits["XLA"]:
         raise ConfigError("backend.xla", "true", f"backend={name} does not compile through XLA")
     if settings.backend.xla and settings.backend.execution == "eager":
