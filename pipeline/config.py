@@ -27,8 +27,6 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Strings = Annotated[tuple[str, ...], Strict(False)]
 
-STAGES = ("generate", "train", "evaluate", "compare")
-
 _RULES = ConfigDict(extra="forbid", strict=True)
 _schema = dataclass(frozen=True, kw_only=True, config=_RULES)
 
