@@ -71,10 +71,9 @@ def is_open() -> bool:
 def note_failure(parent: str | None, *, name: str, error: Exception) -> None:
     """Leave a FAILED child for a job that failed before it had opened a run of its own."""
     from pipeline import tracking
-    from pipeline.config import ConfigError
 
-    if parent is not None and isinstance(error, ConfigError):
-        tags = {"kind": "run", "sweep": parent, "error": str(error)}
+    if parent is not None and not any(c.info.run_name == name for c in tracking.children(parent)):
+        tags = {"kind": "run", "sweep": parent, "error": f"{type(error).__name__}: {error}"}
         tracking.add_failed(parent, name=name, tags=tags)
 
 
