@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import config, storage
-from pipeline.data import synthetic
+from pipeline.data import files, real, synthetic
+from pipeline.data.streams import Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,40 +26,63 @@ class Dataset:
         The option of the group ``data``.
     arrays
         ``x_train`` and ``x_test`` of shape ``(n, *features)``, ``y_train`` and ``y_test`` of shape
-        ``(n, outputs)``. The test samples are never trained on.
+        ``(n, outputs)``, float64; of classes, numbers 0..K−1 of shape ``(n, 1)``, int64. ``x_val``
+        and ``y_val`` where there is a validation set. The others are never trained on.
     facts
-        What is known about the process, where something is: ``truth`` (parameter name to true
-        value) and ``noise`` (standard deviation of the targets' noise).
+        What is known about the samples, where something is: ``truth`` (parameter name to true
+        value), ``noise`` (standard deviation of the targets' noise), ``classes`` (how many) and
+        ``labels``, ``standardised`` (``mean`` and ``scale`` of the training samples).
+    source
+        The training samples where they stay in a file; then `arrays` has no ``x_train``.
     """
 
     name: str
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+    source: Source | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of the arrays' content; where they lie and how they are packed does not count."""
+        if self.source is not None:
+            return self.source.digest
         return storage.array_digest(self.arrays)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, or None where the targets are values."""
+        return self.facts.get("classes")
+
+    @property
+    def rows(self) -> int:
+        """Number of training samples."""
+        return len(self.arrays["x_train"]) if self.source is None else self.source.rows
 
     @property
     def inputs(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        return self.arrays["x_train"].shape[1:]
+        return self.arrays["x_train"].shape[1:] if self.source is None else self.source.inputs
 
     @property
     def outputs(self) -> int:
         """Number of target columns."""
-        return int(self.arrays["y_train"].shape[1])
+        return int(self.arrays["y_test"].shape[1])
 
 
-def maker(name: str) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    """Return the function that makes the data set of that name."""
-    found: Callable[..., Any] = config.choose("data.name", name, config.functions(synthetic))
+def maker(name: str) -> Callable[..., Any]:
+    """Return the function that makes the data set of that name.
+
+    It returns arrays and facts; one that may leave its samples in a file also returns the source.
+    """
+    choices: dict[str, Callable[..., Any]] = {}
+    for module in (synthetic, real, files):
+        choices |= config.functions(module)
+    found: Callable[..., Any] = config.choose("data.name", name, choices)
     return found
 
 
 def make(name: str, *, settings: Mapping[str, Any], stream: Callable) -> Dataset:
-    """Make a data set in memory.
+    """Make a data set: in memory, but for the training samples of a streamed file.
 
     Parameters
     ----------
@@ -69,12 +93,17 @@ def make(name: str, *, settings: Mapping[str, Any], stream: Callable) -> Dataset
     stream
         Maps the name of a random stream to its generator.
     """
-    arrays, facts = maker(name)(stream, **settings)
-    return Dataset(name=name, arrays=arrays, facts=facts)
+    arrays, facts, *source = maker(name)(stream, **settings)
+    return Dataset(name=name, arrays=arrays, facts=facts, source=source[0] if source else None)
 
 
 def save(dataset: Dataset, folder: Path) -> Path:
-    """Write a data set once, as ``<digest>.npz``; an intact file that is there is left alone."""
+    """Write a data set once, as ``<digest>.npz``; an intact file that is there is left alone.
+
+    A streamed set is not written: its own file is what is returned.
+    """
+    if dataset.source is not None:
+        return dataset.source.path
     path = folder / f"{dataset.digest}.npz"
     if path.exists():
         load(path)

@@ -1,0 +1,125 @@
+"""A file of the user's own: named columns of a CSV, Parquet, .npz or .npy file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from pipeline.config import ConfigError, Count, Fraction, Strings
+from pipeline.data import tables
+from pipeline.data.prepare import Share, Stream, numbered, prepared
+from pipeline.data.streams import Source, streamed
+
+
+def _texts(names: Any) -> Any:
+    """Take one name for a list of it, and a column's number for its name."""
+    names = [names] if isinstance(names, str | int) else names
+    listed = isinstance(names, list | tuple)
+    return [str(n) if type(n) is int else n for n in names] if listed else names
+
+
+Filename = Annotated[str, Field(min_length=1)]
+Columns = Annotated[Strings, BeforeValidator(_texts), Field(min_length=1)]
+
+
+def file(
+    stream: Stream,
+    *,
+    path: Filename,
+    features: Columns,
+    target: Columns,
+    task: Literal["regression", "classes"],
+    source: Literal["memory", "mmap"],
+    block: Count,
+    cap: Count,
+    validation: Fraction,
+    test: Share,
+    standardise: bool,
+    standardise_target: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, Any], Source | None]:
+    """Samples of a file, split by the seed; with ``mmap`` the training samples stay in the file.
+
+    Labels of classes are integers or text, and numbered from 0 in sorted order. In memory a split
+    is made of rows, and stratified by class; streamed, it is made of whole blocks.
+
+    Raises
+    ------
+    ConfigError
+        Naming column and row (rows counted from 1, the header not being one) of the first value
+        that cannot be trained on, or what else is wrong with the file.
+    """
+    features, target, classes = tuple(_texts(features)), tuple(_texts(target)), task == "classes"
+    if classes and len(target) > 1:
+        raise ConfigError("data.target", ",".join(target), "is several; classes have one")
+    if classes and standardise_target:
+        raise ConfigError("data.standardise_target", "true", "does not go with data.task=classes")
+    table = tables.opened(path, block=block, names=[*features, *target])
+    tables.check_names(table, features=features, target=target)
+    if source == "mmap":
+        if table.path.suffix.lower() not in tables.STREAMED:
+            kinds = " or ".join(tables.STREAMED)
+            raise ConfigError("data.source", "mmap", f"needs a {kinds} file, not {table.path.name}")
+        return streamed(
+            stream,
+            table,
+            features=features,
+            target=target,
+            classes=classes,
+            cap=cap,
+            validation=validation,
+            test=test,
+            standardise=standardise,
+            standardise_target=standardise_target,
+        )
+    x, names = _matrix(table, features, key="data.features")
+    labels = None
+    if classes:
+        y, labels = numbered(_marks(table, target[0]), key="data.target", name=target[0])
+        y, targets = y[:, None], [target[0]]
+    else:
+        y, targets = _matrix(table, target, key="data.target")
+    arrays, facts = prepared(
+        stream,
+        x,
+        y,
+        names=names,
+        targets=targets,
+        validation=validation,
+        test=test,
+        standardise=standardise,
+        standardise_target=standardise_target,
+        labels=labels,
+    )
+    return arrays, facts, None
+
+
+def _matrix(
+    table: tables.Table, wanted: tuple[str, ...], *, key: str
+) -> tuple[np.ndarray, list[str]]:
+    """Return columns side by side in float64, shape ``(n, columns)``, and what each is called."""
+    blocks, names, first = [], [], 0
+    for block, rows in enumerate(table.blocks):
+        found = table.columns(block, wanted, key=key)
+        columns = [
+            tables.numbers(values, key=key, name=name, first=first).reshape(rows, -1)
+            for name, values in zip(wanted, found, strict=True)
+        ]
+        blocks.append(np.concatenate(columns, axis=1))
+        first += rows
+    for name, values in zip(wanted, columns, strict=True):
+        names += (
+            [name] if values.shape[1] == 1 else [f"{name}[{i}]" for i in range(values.shape[1])]
+        )
+    return np.concatenate(blocks), names
+
+
+def _marks(table: tables.Table, name: str) -> np.ndarray:
+    """Return a column of class labels."""
+    blocks, first = [], 0
+    for block, rows in enumerate(table.blocks):
+        (values,) = table.columns(block, [name], key="data.target")
+        blocks.append(tables.marks(values, name=name, first=first))
+        first += rows
+    return np.concatenate(blocks)

@@ -1,0 +1,419 @@
+"""Files of named columns, read block by block: CSV, Parquet, .npz and .npy; nothing is unpickled.
+
+Rows are counted from 1 in every message, and a header is not a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from pipeline.config import ConfigError
+
+KINDS = (".csv", ".npy", ".npz", ".parquet")
+STREAMED = (".npy", ".parquet")
+_LARGE = 1 << 21  # bytes of a large page
+
+
+class Table(Protocol):
+    """A file of columns.
+
+    Attributes
+    ----------
+    path
+        The file.
+    names
+        What its columns are called.
+    blocks
+        Rows of each block; a block is what is read at once.
+    """
+
+    path: Path
+    names: list[str]
+    blocks: list[int]
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return columns of a block as they are: numbers of any kind, or text.
+
+        A name may stand for several columns where the file says so: then shape ``(n, k)``. `key`
+        is the setting that asks for them, for messages.
+        """
+
+
+def at(key: str, name: str, row: int, what: str) -> ConfigError:
+    """Say which cell is wrong; `row` counts from 0."""
+    return ConfigError(key, name, f"data row {row + 1} (counted from 1) {what}")
+
+
+def opened(path: str, *, block: int, names: Sequence[str]) -> Table:
+    """Open a file by the end of its name; `names` are all columns that will be asked for.
+
+    Raises
+    ------
+    ConfigError
+        If it is not there, cannot be read, is of no known kind or has no rows.
+    """
+    where = Path(path).expanduser()
+    kind = where.suffix.lower()
+    if kind not in KINDS:
+        raise ConfigError(
+            "data.path", path, f"unknown kind of file; must end in {', '.join(KINDS)}"
+        )
+    if not where.is_file():
+        raise ConfigError("data.path", path, "there is no such file")
+    try:
+        if kind == ".csv":
+            table: Table = _Csv(where, names)
+        elif kind == ".parquet":
+            table = _Parquet(where)
+        elif kind == ".npz":
+            table = _Npz(where, names)
+        else:
+            table = Npy(where, block=block)
+    except ConfigError:
+        raise
+    except Exception as error:  # every reader has errors of its own for a damaged file
+        raise _unreadable(where, error) from None
+    if not sum(table.blocks):
+        raise ConfigError("data.path", path, "has no rows")
+    return table
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    """Say in one line what a reader said about a damaged file."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError("data.path", path, f"cannot be read: {text}")
+
+
+def check_names(table: Table, *, features: Sequence[str], target: Sequence[str]) -> None:
+    """Refuse columns that are not there, or are named twice."""
+    for key, wanted in (("data.features", features), ("data.target", target)):
+        for i, name in enumerate(wanted):
+            if name not in table.names:
+                shown = ", ".join(table.names[:50]) + (", …" if len(table.names) > 50 else "")
+                raise ConfigError(key, name, f"is no column of {table.path.name}; it has {shown}")
+            if table.names.count(name) > 1:
+                raise ConfigError(key, name, f"is the name of two columns of {table.path.name}")
+            if name in wanted[:i]:
+                raise ConfigError(key, name, "is listed twice")
+    for name in target:
+        if name in features:
+            raise ConfigError("data.target", name, "is also one of data.features")
+
+
+class Npy:
+    """A two-dimensional array on disk, its columns named "0", "1", …; a memory map.
+
+    The pages of a map count as the process's own memory until they are dropped, so those of a block
+    are dropped when the next is asked for.
+    """
+
+    def __init__(self, path: Path, *, block: int) -> None:
+        try:
+            with path.open("rb") as file:
+                shape, fortran, self.dtype = _header(file)
+                self.start = file.tell()
+        except ValueError as error:
+            raise ConfigError("data.path", path, f"cannot be read: {error}") from None
+        if self.dtype.hasobject:
+            raise ConfigError("data.path", path, "holds Python objects (pickle); they are not read")
+        if len(shape) != 2 or not shape[1]:
+            raise ConfigError("data.path", path, f"has shape {shape}; must be rows × columns")
+        if self.dtype.kind not in "biuf":
+            raise ConfigError("data.path", path, f"holds {self.dtype}; must be numbers")
+        if fortran and shape[1] > 1:
+            raise ConfigError(
+                "data.path", path, "lies column by column; save it with numpy.ascontiguousarray"
+            )
+        self.path, (rows, self.width) = path, shape
+        need = self.start + rows * self.width * self.dtype.itemsize
+        if path.stat().st_size < need:
+            raise ConfigError("data.path", path, f"is cut off: it should have {need} bytes")
+        self.names = [str(i) for i in range(self.width)]
+        self.size = block
+        self._used = (0, 1)  # bytes
+        self.blocks = [min(block, rows - start) for start in range(0, rows, block)]
+
+    def pieces(self, block: int, step: int) -> Iterator[np.ndarray]:
+        """Yield all columns of a block, `step` rows at a time, to be copied from and let go."""
+        found = self.matrix(block)
+        for start in range(0, len(found), step):
+            yield found[start : start + step]
+
+    def matrix(self, block: int) -> np.ndarray:
+        """Return all columns of a block: the pages of the file, not a copy."""
+        start = self.start + block * self.size * self.width * self.dtype.itemsize
+        count = self.blocks[block] * self.width
+        end = start + count * self.dtype.itemsize
+        if os.stat(self.path).st_size < end:  # touching a page that is gone would end the process
+            raise OSError(f"{self.path} became shorter while it was read")
+        self._drop()
+        self._used = start, end
+        found = np.frombuffer(self._pages, self.dtype, count, start)
+        return found.reshape(-1, self.width)
+
+    @functools.cached_property
+    def _pages(self) -> mmap.mmap:
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _drop(self) -> None:
+        """Let go of the block used last; arrays of it stay valid, and are read again if need be.
+
+        And of what the system mapped around it: up to a large page on either side.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start, end = max(0, self._used[0] - _LARGE), self._used[1] + _LARGE
+            start -= start % mmap.PAGESIZE
+            length = min(end, len(self._pages)) - start
+            self._pages.madvise(mmap.MADV_DONTNEED, start, length)
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return columns of a block."""
+        found = self.matrix(block)
+        return [found[:, int(name)].copy() for name in names]
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read shape, order and dtype of an .npy file, and stop where its numbers begin."""
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in read:
+        raise ValueError(f"version {version} of the format")
+    return read[version](file)
+
+
+class _Npz:
+    """Arrays by name, each of one column ``(n,)`` or of several ``(n, k)``; one block."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self.path = path
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no .npz archive")
+        with np.load(path, allow_pickle=False) as file:
+            self.names = list(file.files)
+            self._found = {name: self._read(file, name) for name in names if name in file.files}
+        lengths = {name: len(values) for name, values in self._found.items()}
+        for name, length in lengths.items():
+            if length != next(iter(lengths.values())):
+                first = next(iter(lengths))
+                raise ConfigError(
+                    "data.path",
+                    path,
+                    f"array {name} has {length} rows, {first} has {lengths[first]}",
+                )
+        self.blocks = [next(iter(lengths.values()), 1)]
+
+    def _read(self, file: Any, name: str) -> np.ndarray:
+        try:
+            values: np.ndarray = file[name]
+        except ValueError as error:
+            if "allow_pickle" in str(error):
+                raise ConfigError(
+                    "data.path", self.path,
+                    f"array {name} holds Python objects (pickle); they are not read",
+                ) from None  # fmt: skip
+            raise
+        if values.ndim not in (1, 2) or 0 in values.shape[1:]:
+            raise ConfigError(
+                "data.path", self.path,
+                f"array {name} has shape {values.shape}; must be (n,) or (n, k)",
+            )  # fmt: skip
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return the arrays of these names."""
+        return [self._found[name] for name in names]
+
+
+class _Arrow:
+    """What CSV and Parquet share: columns that come from Arrow."""
+
+    path: Path
+    names: list[str]
+    blocks: list[int]
+
+    def _plain(self, column: Any, name: str, *, key: str, first: int) -> np.ndarray:
+        """Turn a column into NumPy's numbers or text, refusing missing values."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kind = column.type
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise at(key, name, first + row, "has no value")
+        if pa.types.is_dictionary(kind):
+            column = column.cast(kind.value_type)
+            kind = column.type
+        if pa.types.is_decimal(kind):
+            column = column.cast(pa.float64())
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return np.array(column.to_pylist(), dtype=np.str_)
+        elif not (
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        ):
+            raise ConfigError(key, name, f"holds {kind}; must be numbers or text")
+        found: np.ndarray = column.to_numpy()
+        return found
+
+
+class _Csv(_Arrow):
+    """Comma-separated values with a header; one block, in memory."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        from pyarrow import csv
+
+        self.path = path
+        if not path.stat().st_size:
+            raise ConfigError("data.path", path, "is empty; a header of names is needed")
+        ragged: list[Any] = []
+
+        def refuse(row: Any) -> str:
+            ragged.append(row)
+            return "error"
+
+        how = {
+            "read_options": csv.ReadOptions(use_threads=False),
+            "parse_options": csv.ParseOptions(invalid_row_handler=refuse),
+        }
+        try:
+            with csv.open_csv(path, **how) as file:
+                self.names = file.schema.names
+            wanted = [name for name in names if self.names.count(name) == 1]
+            convert = csv.ConvertOptions(include_columns=wanted)
+            self._found = csv.read_csv(path, convert_options=convert, **how)
+        except Exception:
+            if not ragged:
+                raise
+            row = ragged[0]
+            raise at(
+                "data.path", str(path), row.number - 2,
+                f"has {row.actual_columns} values, the header {row.expected_columns}",
+            ) from None  # fmt: skip
+        self.blocks = [self._found.num_rows if wanted else 1]
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return the columns of these names."""
+        return [self._plain(self._found[name], name, key=key, first=0) for name in names]
+
+
+class _Parquet(_Arrow):
+    """Columns in row groups; a row group is a block."""
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import parquet
+
+        self.path = path
+        self._file = parquet.ParquetFile(
+            path, memory_map=False, pre_buffer=False, page_checksum_verification=True
+        )
+        self.names = self._file.schema_arrow.names
+        about = self._file.metadata
+        groups = range(about.num_row_groups)
+        self._groups = [i for i in groups if about.row_group(i).num_rows]
+        self.blocks = [about.row_group(i).num_rows for i in self._groups]
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return columns of a row group."""
+        try:
+            found = self._file.read_row_group(
+                self._groups[block], columns=list(names), use_threads=False
+            )
+        except (ValueError, OSError) as error:
+            raise _unreadable(self.path, error) from None
+        first = sum(self.blocks[:block])
+        return [self._plain(found[name], name, key=key, first=first) for name in names]
+
+
+def numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
+    """Return a column as finite float64, shape ``(n,)`` or ``(n, k)``; `first` is its first row.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first cell that is text, is missing or is not finite.
+    """
+    if values.dtype.kind == "U":
+        values = _parsed(values, key=key, name=name, first=first)
+    if values.dtype.kind not in "biuf":
+        raise ConfigError(key, name, f"holds {values.dtype}; must be numbers")
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float64)
+    fine = np.isfinite(found)
+    if not fine.all():
+        row, *column = (int(i[0]) for i in np.nonzero(~fine))
+        which = f"[{column[0]}]" if column else ""
+        raise at(
+            key,
+            name + which,
+            first + row,
+            f"is {found[(row, *column)]}; every value must be finite",
+        )
+    return found
+
+
+def _parsed(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
+    """Read text as numbers."""
+    found = np.empty(values.shape)
+    for index, text in np.ndenumerate(values):
+        try:
+            found[index] = float(text)
+        except ValueError:
+            what = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
+            raise at(key, name, first + index[0], what) from None
+    return found
+
+
+def marks(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
+    """Return a column of class labels as int64 or text; whole floats count as integers.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first cell that is no label.
+    """
+    key = "data.target"
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ConfigError(key, name, "has several columns; the target of classes is one")
+    kind = values.dtype.kind
+    if kind == "U":
+        empty = np.flatnonzero(np.char.strip(values) == "")
+        if len(empty):
+            raise at(key, name, first + int(empty[0]), "has no value")
+        return values
+    if kind == "f":
+        found = numbers(values, key=key, name=name, first=first)
+        bad = np.flatnonzero((found != np.trunc(found)) | (np.abs(found) > 2.0**53))
+        if len(bad):
+            raise at(
+                key, name, first + int(bad[0]),
+                f"is {found[bad[0]]}; a class is an integer or text (data.task=regression?)",
+            )  # fmt: skip
+        return found.astype(np.int64)
+    if kind not in "biu":
+        raise ConfigError(key, name, f"holds {values.dtype}; a class is an integer or text")
+    return values.astype(np.int64)
+
+
+def unchanged(path: Path) -> tuple[int, int]:
+    """Return what shows that a file is still the same one: its length and time of change.
+
+    Of a file that is gone, the length is −1.
+    """
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        return -1, 0
+    return about.st_size, about.st_mtime_ns
