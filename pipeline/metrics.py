@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+REGRESSION = ("mse", "mae", "r2")
+CLASSES = ("accuracy", "log_loss")
+HIGHER = ("r2", "accuracy")  # better when higher
+
 
 def regression(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """Return ``mse``, ``mae`` and ``r2`` of predictions, both of shape ``(n, outputs)``.
@@ -21,3 +25,30 @@ def regression(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
         "mae": float(np.abs(error).mean()),
         "r2": float(1 - np.square(error).sum() / total) if total > 0 else float("nan"),
     }
+
+
+def classification(logits: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Return ``accuracy`` and ``log_loss`` (nats) of logits.
+
+    Parameters
+    ----------
+    logits
+        Shape ``(n, classes)``, or ``(n, 1)`` for the log-odds of class 1 against class 0.
+    label
+        Class numbers from 0, shape ``(n, 1)``.
+    """
+    if label.shape != (len(logits), 1):
+        raise ValueError(f"labels {label.shape} do not belong to logits {logits.shape}")
+    z = logits.astype(np.float64)
+    z = np.hstack([np.zeros_like(z), z]) if z.shape[1] == 1 else z
+    top = z.max(axis=1, keepdims=True)
+    normaliser = top + np.log(np.exp(z - top).sum(axis=1, keepdims=True))
+    return {
+        "accuracy": float((z.argmax(axis=1) == label[:, 0]).mean()),
+        "log_loss": float((normaliser - np.take_along_axis(z, label, axis=1)).mean()),
+    }
+
+
+def scores(prediction: np.ndarray, y: np.ndarray, *, classes: int | None) -> dict[str, float]:
+    """Return the scores that fit the targets: class numbers, or values where `classes` is None."""
+    return regression(prediction, y) if classes is None else classification(prediction, y)

@@ -1,13 +1,12 @@
 """Update rules, each once, in arithmetic that NumPy, PyTorch and TensorFlow arrays all obey.
 
-A rule takes a parameter ``w``, its gradient ``g`` and its slots (as many arrays as its `slots`
-says, zeros at first), and returns the new parameter and the new slots. The augmented
-assignments are meant: they work in place on PyTorch and NumPy arrays, which saves the copy, and
-make a new tensor
-in TensorFlow, which has no other way. `sqrt` is passed in by the backend, because TensorFlow's
-``x**0.5`` differs from its ``sqrt`` in the last bit of a quarter of the float32 values. (PyTorch's
-own float32 root is one ulp off in a sixth of them on CPUs with AVX-512, so rules with a root agree
-there to rounding, not to the bit.)
+A rule takes a parameter ``w``, its gradient ``g`` and its slots (arrays, zeros at first, as many as
+its `slots` has names), and returns the new parameter and the new slots. The augmented assignments
+are meant: they work in place on PyTorch and NumPy arrays, which saves the copy, and make a new
+tensor in TensorFlow, which has no other way. `sqrt` is passed in by the backend, because
+TensorFlow's ``x**0.5`` differs from its ``sqrt`` in the last bit of a quarter of the float32
+values. (PyTorch's own float32 root is one ulp off in a sixth of them on CPUs with AVX-512, so rules
+with a root agree there to rounding, not to the bit.)
 
 What depends on the step alone (the rate, Adam's bias corrections) is computed once, on the host and
 in float64, by the rule's `scalars`, so that no backend's ``pow`` gets a say in it.
@@ -15,18 +14,22 @@ in float64, by the rule's `scalars`, so that no backend's ``pow`` gets a say in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from pipeline.config import Fraction, NonNegative, Positive
+from pipeline.config import Fraction, Positive
 
 Array = Any
 Slots = tuple[Array, ...]
 Scalars = Mapping[str, Any]
 
 
-def _rule(*, slots: int, scalars: Callable[..., dict[str, float]]) -> Callable[[Any], Any]:
-    """Say how many slots a rule has, and how its scalars follow from the step and the rate."""
+def _rule(
+    *, slots: tuple[str, ...], scalars: Callable[..., dict[str, float]]
+) -> Callable[[Any], Any]:
+    """Say what a rule's slots are called, and how its scalars follow from the step and rate."""
 
     def mark(function: Any) -> Any:
         function.slots, function.scalars = slots, scalars
@@ -44,11 +47,7 @@ def _corrected(step: int, lr: float, *, beta1: float, beta2: float, **others: fl
     return {"rate": lr / (1 - beta1**step), "correction": 1 - beta2**step}
 
 
-def _decayed(step: int, lr: float, *, weight_decay: float, **others: Any) -> dict[str, float]:
-    return _corrected(step, lr, **others) | {"decay": lr * weight_decay}
-
-
-@_rule(slots=0, scalars=_rate)
+@_rule(slots=(), scalars=_rate)
 def gd(w: Array, g: Array, slots: Slots, *, lr: float, sqrt: Callable) -> tuple[Array, Slots]:
     """Gradient descent, ``w ← w − lr·g``; no momentum, no decay.
 
@@ -59,7 +58,7 @@ def gd(w: Array, g: Array, slots: Slots, *, lr: float, sqrt: Callable) -> tuple[
     return w, slots
 
 
-@_rule(slots=1, scalars=_rate)
+@_rule(slots=("v",), scalars=_rate)
 def momentum(
     w: Array, g: Array, slots: Slots, *, lr: float, sqrt: Callable, momentum: Fraction
 ) -> tuple[Array, Slots]:
@@ -76,7 +75,7 @@ def momentum(
     return w, (v,)
 
 
-@_rule(slots=1, scalars=_rate)
+@_rule(slots=("v",), scalars=_rate)
 def nesterov(
     w: Array, g: Array, slots: Slots, *, lr: float, sqrt: Callable, momentum: Fraction
 ) -> tuple[Array, Slots]:
@@ -92,7 +91,7 @@ def nesterov(
     return w, (v,)
 
 
-@_rule(slots=1, scalars=_rate)
+@_rule(slots=("v",), scalars=_rate)
 def rmsprop(
     w: Array,
     g: Array,
@@ -115,7 +114,7 @@ def rmsprop(
     return w, (v,)
 
 
-@_rule(slots=1, scalars=_rate)
+@_rule(slots=("a",), scalars=_rate)
 def adagrad(
     w: Array, g: Array, slots: Slots, *, lr: float, sqrt: Callable, epsilon: Positive
 ) -> tuple[Array, Slots]:
@@ -131,7 +130,7 @@ def adagrad(
     return w, (a,)
 
 
-@_rule(slots=2, scalars=_rate)
+@_rule(slots=("u", "v"), scalars=_rate)
 def adadelta(
     w: Array,
     g: Array,
@@ -157,7 +156,7 @@ def adadelta(
     return w, (u, v)
 
 
-@_rule(slots=2, scalars=_corrected)
+@_rule(slots=("m", "v"), scalars=_corrected)
 def adam(
     w: Array,
     g: Array,
@@ -185,7 +184,7 @@ def adam(
     return w, (m, v)
 
 
-@_rule(slots=2, scalars=_decayed)
+@_rule(slots=("m", "v"), scalars=_corrected)
 def adamw(
     w: Array,
     g: Array,
@@ -193,19 +192,17 @@ def adamw(
     *,
     rate: float,
     correction: float,
-    decay: float,
     sqrt: Callable,
     beta1: Fraction,
     beta2: Fraction,
     epsilon: Positive,
-    weight_decay: NonNegative,
 ) -> tuple[Array, Slots]:
-    """Adam after a decoupled decay ``w ← w − lr·λ·w``, which the gradient's moments never see.
+    """Adam with decoupled decay, ``w ← w − lr·λ·w``, which the gradient's moments never see.
 
-    So PyTorch and Keras (with Keras's ε as for `adam`). Source: I. Loshchilov and F. Hutter,
+    The decay is `Update`'s, before this rule, as for every other one; ``l2`` is refused here. So
+    PyTorch and Keras (with Keras's ε as for `adam`). Source: I. Loshchilov and F. Hutter,
     "Decoupled weight decay regularization", algorithm 2, arXiv:1711.05101 (2017).
     """
-    w -= decay * w
     return adam(
         w,
         g,
@@ -217,3 +214,68 @@ def adamw(
         beta2=beta2,
         epsilon=epsilon,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Update:
+    """One optimizer, whole: a rule, its settings, and what stands around it.
+
+    Attributes
+    ----------
+    name, settings
+        The rule and what it takes besides its scalars.
+    decay, weight_decay
+        ``l2`` adds λ·w to the gradient; ``decoupled`` takes lr·λ·w from the parameter before the
+        rule; both for every trained parameter, biases included.
+    clip_norm
+        The largest norm of all gradients together, or None.
+    accumulate
+        How many batches make one update.
+    """
+
+    name: str
+    settings: Mapping[str, float]
+    decay: str
+    weight_decay: float
+    clip_norm: float | None
+    accumulate: int
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """What the arrays are called that the rule keeps for each parameter."""
+        names: tuple[str, ...] = globals()[self.name].slots
+        return names
+
+    def scalars(self, step: int, lr: float) -> dict[str, float]:
+        """Return what depends on the step alone, in float64."""
+        found: dict[str, float] = globals()[self.name].scalars(step, lr, **self.settings)
+        return found | {"shrink": lr * self.weight_decay} if self.decay == "decoupled" else found
+
+    def rule(self, *, sqrt: Callable) -> Callable[..., tuple[Array, Slots]]:
+        """Return the update of one parameter, ``(w, g, slots, **scalars)``, decay included."""
+        bare = partial(globals()[self.name], sqrt=sqrt, **self.settings)
+
+        def coupled(w: Array, g: Array, slots: Slots, **scalars: Any) -> tuple[Array, Slots]:
+            return bare(w, g + self.weight_decay * w, slots, **scalars)
+
+        def decoupled(
+            w: Array, g: Array, slots: Slots, *, shrink: Any, **scalars: Any
+        ) -> tuple[Array, Slots]:
+            w -= shrink * w
+            return bare(w, g, slots, **scalars)
+
+        rules: dict[str, Callable[..., tuple[Array, Slots]]]
+        rules = {"none": bare, "l2": coupled, "decoupled": decoupled}
+        return rules[self.decay]
+
+    def clipped(self, gradients: Sequence[Array], *, ops: Any) -> Sequence[Array]:
+        """Return ``g · c / max(‖g‖, c)``, with the norm over all parameters at once.
+
+        PyTorch divides by ``‖g‖ + 1e-6`` instead. Source: R. Pascanu, T. Mikolov and Y. Bengio, "On
+        the difficulty of training recurrent neural networks", arXiv:1211.5063 (2012).
+        """
+        if self.clip_norm is None:
+            return gradients
+        norm = ops.sqrt(sum(ops.total(g * g) for g in gradients))
+        factor = self.clip_norm / ops.maximum(norm, self.clip_norm)
+        return [g * factor for g in gradients]

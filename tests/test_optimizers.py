@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ SETTINGS = {
     "adagrad": {"epsilon": 1e-10},
     "adadelta": {"rho": 0.9, "epsilon": 1e-6},
     "adam": ADAM,
-    "adamw": {**ADAM, "weight_decay": 0.01},
+    "adamw": ADAM,
 }
+AROUND = {"name", "lr", "decay", "weight_decay", "clip_norm", "accumulate"}
 numbers = st.floats(-1e3, 1e3, width=32)
 
 
@@ -64,16 +66,22 @@ def gradient(w):
     return np.cos(3 * w) + 0.1 * w
 
 
-def run(rule, w, *, rates, as_array=np.asarray, sqrt=np.sqrt, settings=None):
+def run(rule, w, *, rates, as_array=np.asarray, sqrt=np.sqrt, decay="none"):
     """Follow a rule on NumPy gradients, with weights and slots of any kind of array."""
-    settings = settings or SETTINGS[rule]
-    function = RULES[rule]
+    update = optimizers.Update(
+        name=rule,
+        settings=SETTINGS[rule],
+        decay=decay,
+        weight_decay=0.0 if decay == "none" else 0.01,
+        clip_norm=None,
+        accumulate=1,
+    )
+    function = update.rule(sqrt=sqrt)
     path, weights = [], as_array(w.copy())
-    slots = tuple(as_array(np.zeros_like(w)) for _ in range(function.slots))
+    slots = tuple(as_array(np.zeros_like(w)) for _ in update.slots)
     for k, lr in enumerate(rates.tolist(), start=1):
         g = as_array(gradient(np.array(weights)))
-        scalars = function.scalars(k, lr, **settings)
-        weights, slots = function(weights, g, slots, sqrt=sqrt, **scalars, **settings)
+        weights, slots = function(weights, g, slots, **update.scalars(k, lr))
         path.append(np.array(weights))
     return np.array(path)
 
@@ -82,33 +90,38 @@ RATES = 0.01 / np.sqrt(np.arange(1, 101))
 START = np.linspace(-2, 2, 12).reshape(3, 4)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rule_is_pytorchs_optimizer_under_a_changing_rate(rule):
+# PyTorch's SGD, RMSprop, Adagrad and Adadelta know l2 alone, its AdamW decoupled alone.
+DECAYS = [(rule, decay) for rule in RULES for decay in ("none", "l2", "decoupled")
+          if decay != ("l2" if rule == "adamw" else "decoupled") or rule == "adam"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "decay"), DECAYS)
+def test_a_rule_is_pytorchs_optimizer_under_a_changing_rate(rule, decay):
     """100 steps. Both do some ten roundings a step and element; the map is no more than mildly
     expanding (|lr·g'| < 0.04), so 100 steps stay within 100·10·eps of the largest weight."""
     import torch
 
     torch_of = {
-        "gd": lambda p: torch.optim.SGD(p, lr=1.0),
-        "momentum": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9),
-        "nesterov": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True),
-        "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1.0, alpha=0.9, eps=1e-8),
-        "adagrad": lambda p: torch.optim.Adagrad(p, lr=1.0, eps=1e-10),
-        "adadelta": lambda p: torch.optim.Adadelta(p, lr=1.0, rho=0.9, eps=1e-6),
-        "adam": lambda p: torch.optim.Adam(p, lr=1.0, betas=(0.9, 0.999), eps=1e-8),
-        "adamw": lambda p: torch.optim.AdamW(
-            p, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01
+        "gd": lambda p, **how: torch.optim.SGD(p, **how),
+        "momentum": lambda p, **how: torch.optim.SGD(p, momentum=0.9, **how),
+        "nesterov": lambda p, **how: torch.optim.SGD(p, momentum=0.9, nesterov=True, **how),
+        "rmsprop": lambda p, **how: torch.optim.RMSprop(p, alpha=0.9, eps=1e-8, **how),
+        "adagrad": lambda p, **how: torch.optim.Adagrad(p, eps=1e-10, **how),
+        "adadelta": lambda p, **how: torch.optim.Adadelta(p, rho=0.9, eps=1e-6, **how),
+        "adam": lambda p, **how: torch.optim.Adam(
+            p, betas=(0.9, 0.999), eps=1e-8, decoupled_weight_decay=decay == "decoupled", **how
         ),
+        "adamw": lambda p, **how: torch.optim.AdamW(p, betas=(0.9, 0.999), eps=1e-8, **how),
     }
     w = torch.tensor(START, dtype=torch.float64, requires_grad=True)
-    optimizer = torch_of[rule]([w])
+    optimizer = torch_of[rule]([w], lr=1.0, weight_decay=0.0 if decay == "none" else 0.01)
     theirs = []
     for lr in RATES:
         optimizer.param_groups[0]["lr"] = lr
         w.grad = torch.tensor(gradient(w.detach().numpy()))
         optimizer.step()
         theirs.append(w.detach().numpy().copy())
-    ours = run(rule, START, rates=RATES)
+    ours = run(rule, START, rates=RATES, decay=decay)
     bound = 100 * 10 * np.finfo(float).eps * np.abs(ours).max()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound)
 
@@ -143,7 +156,7 @@ def test_a_rule_gives_the_same_bits_in_every_kind_of_array(rule, kind):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_comes_with_a_yaml_of_its_settings(rule):
     values = yaml.safe_load((CONF / "optimizer" / f"{rule}.yaml").read_text())
-    checked = {key: v for key, v in values.items() if key not in {"name", "lr"}}
+    checked = {key: v for key, v in values.items() if key not in AROUND}
     assert set(config.checked_settings("optimizer", RULES[rule], checked)) == set(SETTINGS[rule])
 
 
@@ -155,3 +168,21 @@ def test_adams_first_step_is_the_rate_whatever_the_gradients_size():
         slots = (np.zeros(3), np.zeros(3))
         w, _ = optimizers.adam(w, g, slots, sqrt=np.sqrt, **scalars, **SETTINGS["adam"])
         np.testing.assert_allclose(w, -0.1 * np.sign(g), rtol=1e-8 / size + 1e-14)
+
+
+@given(st.lists(hnp.arrays(np.float64, (2, 3), elements=st.floats(-10, 10)), min_size=1, max_size=3),
+       st.floats(0.1, 50))  # fmt: skip
+def test_clipping_bounds_the_norm_of_all_gradients_and_keeps_their_direction(gradients, most):
+    ops = SimpleNamespace(sqrt=np.sqrt, total=np.sum, maximum=np.maximum)
+    update = optimizers.Update(
+        name="gd", settings={}, decay="none", weight_decay=0.0, clip_norm=most, accumulate=1
+    )
+    clipped = update.clipped(gradients, ops=ops)
+    before, after = (np.sqrt(sum((g * g).sum() for g in gs)) for gs in (gradients, clipped))
+    assert after <= most * (1 + 1e-14)
+    if before <= most:
+        np.testing.assert_array_equal(clipped, gradients)
+    else:
+        np.testing.assert_allclose(after, most, rtol=1e-14)
+        for g, c in zip(gradients, clipped, strict=True):
+            np.testing.assert_allclose(c, g * (most / before), rtol=1e-14)

@@ -24,13 +24,13 @@ def traits(name: str) -> dict[str, Any]:
     """
     config.choose("backend.name", name, dict.fromkeys(names()))
     tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
-    return {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id in {"LOOPS", "XLA", "ONCE", "FLAVOR", "NATIVE"}
-    }
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name) and target.id in Backend.__annotations__:
+                found[target.id] = ast.literal_eval(node.value)
+    return found
 
 
 def load(name: str) -> Backend:

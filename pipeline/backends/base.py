@@ -1,4 +1,4 @@
-"""What a backend is: six functions and five constants, no defaults.
+"""What a backend is: seven functions and some constants, no defaults.
 
 A backend builds the framework's side of a pair, runs the loop and reads values back as NumPy. It
 knows no MLflow, draws nothing and touches no file. A test compares every backend's signatures with
@@ -7,15 +7,25 @@ these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.data.batches import AnyBatches
 from pipeline.models import Twin
+from pipeline.optimizers import Update
 from pipeline.record import Trace
 
 Model = Any
+Arrays = dict[str, np.ndarray]
+State = tuple[Mapping[str, np.ndarray], Mapping[str, Mapping[str, np.ndarray]]]
+"""Neutral parameters, and by the optimizer's slot the array that goes with each trained one."""
+Forced = Callable[[int], State]
+Slots = Callable[[], dict[str, dict[str, np.ndarray]]]
+After = Callable[[int, Slots], bool]
+Masks = Callable[[int, Sequence[int]], list[list[np.ndarray]]]
+"""Given an update's number and the sizes of its batches, the dropout masks of each batch."""
 
 
 class Backend(Protocol):
@@ -23,14 +33,24 @@ class Backend(Protocol):
 
     LOOPS: tuple[str, ...]
     """The values of ``train.loop`` it can run."""
-    NATIVE: tuple[str, ...]
-    """The optimizers it can hand to its framework for the loops ``native`` and ``fit``."""
+    DTYPES: tuple[str, ...]
+    """The values of ``backend.dtype`` it has."""
+    EXECUTIONS: tuple[str, ...]
+    """The values of ``backend.execution`` it has."""
+    INITS: tuple[str, ...]
+    """The values of ``model.init`` it has."""
     XLA: bool
     """Whether ``backend.xla=true`` means something here."""
     ONCE: tuple[str, ...]
     """The words of the group ``backend`` that cannot change once it has run in a process."""
     FLAVOR: str
-    """The module of MLflow that logs its models."""
+    """The module of MLflow that logs its models; empty where there is none."""
+    INEXACT: dict[str, str]
+    """What the framework's own optimizers cannot express, and how they differ.
+
+    Keys are words of a config joined by ``+``: an optimizer, a decay, ``clip_norm``, ``schedule``
+    (one that is not constant).
+    """
 
     def configure(
         self, *, threads: int, deterministic: bool, device: str, dtype: str, seed: int
@@ -61,20 +81,32 @@ class Backend(Protocol):
         model: Model,
         twin: Twin,
         *,
-        x: np.ndarray,
-        y: np.ndarray,
+        batches: AnyBatches,
+        epochs: int,
         loop: str,
         loss: str,
         loss_settings: Mapping[str, Any],
-        optimizer: str,
-        optimizer_settings: Mapping[str, Any],
+        update: Update,
         execution: str,
         xla: bool,
+        masks: Masks | None,
         trace: Trace,
-        report: Callable[[int], None],
-        log_every: int,
+        after: After,
+        forced: Forced | None,
+        resume: tuple[int, State] | None,
     ) -> None:
-        """Make one update a learning rate of `trace`; call `report` every `log_every` updates."""
+        """Train for some epochs with the rates of `trace`; stop where `after` an epoch is true.
+
+        `after` is given the epoch and what returns the optimizer's slots. With `forced`, update k
+        starts from the state that it gives for k. With `resume`, so many epochs are done, and what
+        they left is the state.
+        """
+
+    def layers(self, model: Model, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arrays:
+        """Return what the twin shows of one batch in training mode, and its ``output``.
+
+        Running statistics move, so `model` should be one that is not trained on.
+        """
 
     def predict(self, model: Model, x: np.ndarray) -> np.ndarray:
         """Return the model's outputs in evaluation mode."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -12,32 +12,92 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline import losses, optimizers
+from pipeline import losses
+from pipeline.backends.base import After, Arrays, Forced, Masks, State
 from pipeline.config import ConfigError
-from pipeline.models import Twin, check_mapped_once, to_framework, to_neutral
+from pipeline.data.batches import AnyBatches, cuts
+from pipeline.models import (
+    Placed,
+    Twin,
+    check_mapped_once,
+    to_framework,
+    to_neutral,
+    trained_first,
+    watched,
+)
+from pipeline.optimizers import Update
 from pipeline.record import Trace
 
-NATIVE = ("gd",)
 LOOPS = ("manual", "native")
+DTYPES = ("float32", "float64")
+EXECUTIONS = ("eager", "compiled")
+INITS = ("shared", "framework")
 XLA = False
 ONCE = ()
 FLAVOR = "pytorch"
-
-OPS = SimpleNamespace(mean=torch.mean, square=torch.square, absolute=torch.abs)
-LOSSES = {"mse": nn.MSELoss, "mae": nn.L1Loss}
-OPTIMIZERS = {
-    "gd": partial(
-        torch.optim.SGD,
-        momentum=0.0,
-        dampening=0.0,
-        weight_decay=0.0,
-        nesterov=False,
-        maximize=False,
-        foreach=False,
-        differentiable=False,
-        fused=False,
-    )
+INEXACT = {
+    "momentum+decoupled": "torch.optim.SGD adds its weight_decay to the gradient (l2)",
+    "nesterov+decoupled": "torch.optim.SGD adds its weight_decay to the gradient (l2)",
+    "rmsprop+decoupled": "torch.optim.RMSprop adds its weight_decay to the gradient (l2)",
+    "adagrad+decoupled": "torch.optim.Adagrad adds its weight_decay to the gradient (l2)",
+    "adadelta+decoupled": "torch.optim.Adadelta adds its weight_decay to the gradient (l2)",
+    "clip_norm": "clip_grad_norm_ divides by the norm + 1e-6",
 }
+
+OPS = SimpleNamespace(
+    mean=torch.mean,
+    sum=partial(torch.sum, dim=-1, keepdim=True),
+    total=torch.sum,
+    square=torch.square,
+    sqrt=torch.sqrt,
+    absolute=torch.abs,
+    minimum=lambda a, most: torch.clamp(a, max=most),
+    maximum=lambda a, least: torch.clamp(a, min=least),
+    logsumexp=partial(torch.logsumexp, dim=-1, keepdim=True),
+    softplus=partial(nn.functional.softplus, beta=1, threshold=40),
+)
+LOSSES = {
+    "mse": nn.MSELoss,
+    "mae": nn.L1Loss,
+    "huber": nn.HuberLoss,
+    "bce": nn.BCEWithLogitsLoss,
+    "cross_entropy": lambda *, reduction, smoothing: nn.CrossEntropyLoss(
+        reduction=reduction, label_smoothing=smoothing
+    ),
+}
+
+
+def _optimizer(parameters: Sequence[torch.Tensor], update: Update) -> torch.optim.Optimizer:
+    """Return the framework's own optimizer with the same hyperparameters, all spelled out."""
+    s, decay = update.settings, {"none": 0.0}.get(update.decay, update.weight_decay)
+    how = {"maximize": False, "foreach": False, "differentiable": False, "weight_decay": decay}
+    moments = {"amsgrad": False, "capturable": False, "fused": False}
+    make: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "gd": partial(torch.optim.SGD, momentum=0.0, dampening=0.0, nesterov=False, fused=False),
+        "momentum": partial(torch.optim.SGD, dampening=0.0, nesterov=False, fused=False),
+        "nesterov": partial(torch.optim.SGD, dampening=0.0, nesterov=True, fused=False),
+        "rmsprop": lambda p, *, rho, epsilon, **how: torch.optim.RMSprop(
+            p, alpha=rho, eps=epsilon, momentum=0.0, centered=False, capturable=False, **how
+        ),
+        "adagrad": lambda p, *, epsilon, **how: torch.optim.Adagrad(
+            p, eps=epsilon, lr_decay=0.0, initial_accumulator_value=0.0, fused=False, **how
+        ),
+        "adadelta": lambda p, *, rho, epsilon, **how: torch.optim.Adadelta(
+            p, rho=rho, eps=epsilon, capturable=False, **how
+        ),
+        "adam": lambda p, *, beta1, beta2, epsilon, **how: torch.optim.Adam(
+            p,
+            betas=(beta1, beta2),
+            eps=epsilon,
+            decoupled_weight_decay=update.decay == "decoupled",
+            **moments,
+            **how,
+        ),
+        "adamw": lambda p, *, beta1, beta2, epsilon, **how: torch.optim.AdamW(
+            p, betas=(beta1, beta2), eps=epsilon, **moments, **how
+        ),
+    }
+    return make[update.name](parameters, lr=1.0, **s, **how)
 
 
 def configure(*, threads: int, deterministic: bool, device: str, dtype: str, seed: int) -> str:
@@ -71,13 +131,11 @@ def build(
     """Make the model and load neutral first values; None keeps the framework's own draw."""
     model = twin.model(inputs=inputs, outputs=outputs, **settings).to(device)
     placed = twin.name_map(model)
-    check_mapped_once(placed, model.parameters())
+    trained = [place for place in placed.values() if place.trained]
+    check_mapped_once(trained, model.parameters())
+    check_mapped_once(placed.values(), [*model.parameters(), *model.buffers()])
     if values is not None:
-        shapes = [tuple(place.variable.shape) for place in placed.values()]
-        arranged = to_framework(placed, values, shapes)
-        with torch.no_grad():
-            for place, value in zip(placed.values(), arranged, strict=True):
-                place.variable.copy_(torch.from_numpy(value.astype(dtype)))
+        _load(placed, values)
     return model
 
 
@@ -93,45 +151,61 @@ def train(
     model: nn.Module,
     twin: Twin,
     *,
-    x: np.ndarray,
-    y: np.ndarray,
+    batches: AnyBatches,
+    epochs: int,
     loop: str,
     loss: str,
     loss_settings: Mapping[str, Any],
-    optimizer: str,
-    optimizer_settings: Mapping[str, Any],
+    update: Update,
     execution: str,
     xla: bool,
+    masks: Masks | None,
     trace: Trace,
-    report: Callable[[int], None],
-    log_every: int,
+    after: After,
+    forced: Forced | None,
+    resume: tuple[int, State] | None,
 ) -> None:
-    """Make one update a learning rate of `trace`; call `report` every `log_every` updates."""
-    placed = twin.name_map(model)
-    parameters = [place.variable for place in placed.values()]
-    trace.bind(_stack, [partial(to_neutral, place, leading=1) for place in placed.values()])
+    """Train for some epochs with the rates of `trace`; stop where `after` an epoch is true."""
+    placed = trained_first(twin.name_map(model))
+    parameters = [place.variable for place in placed.values() if place.trained]
+    kept = update.slots if loop == "manual" else ()  # the framework's own optimizers hide theirs
+    layouts = {name: partial(to_neutral, p, leading=1) for name, p in placed.items()}
+    trace.bind(_stack, layouts, slots=kept)
     make_step = {"manual": _manual, "native": _native}[loop]
-    step = make_step(model, parameters, loss, loss_settings, optimizer, optimizer_settings)
-    rule = getattr(optimizers, optimizer)
+    step, numbers = make_step(model, parameters, loss, loss_settings, update)
     as_scalars: Callable[[Mapping[str, float]], Mapping[str, Any]] = dict
     if execution == "compiled":
         whole = loop == "manual"
         step, as_scalars = _compile(step, whole), partial(_scalars, like=parameters[0])
-    x, y = _tensor(x, parameters[0]), _tensor(y, parameters[0])
-    slots = [tuple(torch.zeros_like(p) for _ in range(rule.slots)) for p in parameters]
-    copies = [_copier(p) for p in parameters]
+    slots = [tuple(torch.zeros_like(p) for _ in update.slots) for p in parameters]
+    copies = [_copier(place.variable) for place in placed.values()]
+
+    updates = partial(_updates, batches, group=update.accumulate, like=parameters[0])
+    always = list(updates(1)) if batches.fixed else None
 
     model.train()
-    for k, lr in enumerate(trace.rates.tolist(), start=1):
-        scalars = as_scalars(rule.scalars(k, lr, **optimizer_settings))
-        trace.start()
-        value, gradients, slots = step(x, y, scalars, slots)
-        if trace.full:
-            trace.keep(value, gradients, [copy() for copy in copies])
-        else:
-            trace.keep(value, [torch.nn.utils.get_total_norm(gradients)], [])
-        if k % log_every == 0:
-            report(k)
+    done = 0
+    if resume is not None:
+        done, begin = resume
+        slots = _force(placed, begin, slots)
+    rates, k = trace.rates.tolist(), done * -(-batches.count // update.accumulate)
+    for epoch in range(done + 1, epochs + 1):
+        for parts in always or updates(epoch):
+            k += 1
+            if masks is not None:
+                parts = _masked(parts, masks, k)
+            if forced is not None:
+                slots = _force(placed, forced(k), slots)
+            scalars = as_scalars(numbers(k, rates[k - 1]))
+            trace.start()
+            value, gradients, slots = step(parts, scalars, slots)
+            if trace.full:
+                state = [_copier(s)() for own in slots for s in own] if kept else ()
+                trace.keep(value, gradients, [copy() for copy in copies], state)
+            else:
+                trace.keep(value, _brief(gradients))
+        if after(epoch, partial(_named, placed, slots, kept)):
+            return
 
 
 def _manual(
@@ -139,25 +213,30 @@ def _manual(
     parameters: Sequence[torch.Tensor],
     loss: str,
     loss_settings: Mapping[str, Any],
-    optimizer: str,
-    optimizer_settings: Mapping[str, Any],
-) -> Callable:
+    update: Update,
+) -> tuple[Callable, Callable]:
     """Return the article's step: forward, autodiff, and an update written by hand."""
     loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
-    rule = partial(getattr(optimizers, optimizer), sqrt=torch.sqrt, **optimizer_settings)
+    rule = update.rule(sqrt=torch.sqrt)
 
-    def step(x, y, scalars, slots):
-        value = loss_of(model(x), y)
-        value.backward()
+    def step(parts, scalars, slots):
+        values = []
+        for x, y, share, *masks in parts:
+            value = loss_of(model(x, *masks), y)
+            if len(parts) > 1:
+                value = value * share
+            value.backward()  # adds to what is there
+            values.append(value.detach())
         gradients, new_slots = [p.grad for p in parameters], []
         with torch.no_grad():
-            for p, g, s in zip(parameters, gradients, slots, strict=True):
+            used = update.clipped(gradients, ops=OPS)
+            for p, g, s in zip(parameters, used, slots, strict=True):
                 _, s = rule(p, g, s, **scalars)
                 new_slots.append(s)
                 p.grad = None
-        return value.detach(), gradients, new_slots
+        return values[0] if len(values) == 1 else sum(values), gradients, new_slots
 
-    return step
+    return step, update.scalars
 
 
 def _native(
@@ -165,22 +244,30 @@ def _native(
     parameters: Sequence[torch.Tensor],
     loss: str,
     loss_settings: Mapping[str, Any],
-    optimizer: str,
-    optimizer_settings: Mapping[str, Any],
-) -> Callable:
+    update: Update,
+) -> tuple[Callable, Callable]:
     """Return a step with the framework's own loss and optimizer."""
     loss_of = LOSSES[loss](reduction="mean", **loss_settings)
-    rule = OPTIMIZERS[optimizer](parameters, lr=1.0, **optimizer_settings)
+    rule = _optimizer(parameters, update)
 
-    def step(x, y, scalars, slots):
+    def step(parts, scalars, slots):
         rule.param_groups[0]["lr"] = scalars["lr"]
         rule.zero_grad()
-        value = loss_of(model(x), y)
-        value.backward()
+        values = []
+        for x, y, share, *masks in parts:
+            value = loss_of(model(x, *masks), y)
+            if len(parts) > 1:
+                value = value * share
+            value.backward()  # adds to what is there
+            values.append(value.detach())
+        gradients = [p.grad for p in parameters]
+        if update.clip_norm is not None:
+            gradients = [g.clone() for g in gradients]
+            nn.utils.clip_grad_norm_(parameters, update.clip_norm, norm_type=2.0, foreach=False)
         rule.step()
-        return value.detach(), [p.grad for p in parameters], slots
+        return values[0] if len(values) == 1 else sum(values), gradients, slots
 
-    return step
+    return step, lambda k, lr: {"lr": lr}
 
 
 def _compile(step: Callable, whole: bool) -> Callable:
@@ -196,9 +283,24 @@ def _compile(step: Callable, whole: bool) -> Callable:
 
 def predict(model: nn.Module, x: np.ndarray) -> np.ndarray:
     """Return the model's outputs in evaluation mode."""
+    before = model.training
     model.eval()
     with torch.no_grad():
-        return model(_tensor(x, next(model.parameters()))).cpu().numpy()
+        outputs = model(_tensor(x, next(model.parameters()))).cpu().numpy()
+    model.train(before)
+    return outputs
+
+
+def layers(model: nn.Module, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arrays:
+    """Return what the twin shows of one batch in training mode, and its ``output``."""
+    like = next(model.parameters())
+    model.train()
+    with torch.no_grad(), watched() as found:
+        output = model(_tensor(x, like), *(_tensor(mask, like) for mask in masks))
+    return {
+        name: to_neutral(Placed(None, axes), value.cpu().numpy())
+        for name, (value, axes) in (found | {"output": (output, None)}).items()
+    }
 
 
 def versions() -> dict[str, str]:
@@ -212,8 +314,62 @@ def versions() -> dict[str, str]:
     }
 
 
+def _load(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> None:
+    shapes = [tuple(place.variable.shape) for place in placed.values()]
+    with torch.no_grad():
+        for place, value in zip(placed.values(), to_framework(placed, values, shapes), strict=True):
+            place.variable.copy_(torch.from_numpy(value))
+
+
+def _force(placed: Mapping[str, Placed], state: State, slots: list[tuple]) -> list[tuple]:
+    """Load a state and return its slots; an optimizer that hides its own goes on with those."""
+    values, named = state
+    _load(placed, values)
+    if not named:
+        return slots
+    trained = {name: place for name, place in placed.items() if place.trained}
+    shapes = [tuple(place.variable.shape) for place in trained.values()]
+    like = [place.variable for place in trained.values()]
+    columns = [to_framework(trained, arrays, shapes) for arrays in named.values()]
+    return [
+        tuple(_tensor(a, p) for a in own)
+        for p, own in zip(like, zip(*columns, strict=True), strict=True)
+    ]
+
+
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(array).to(dtype=like.dtype, device=like.device)
+
+
+def _named(
+    placed: Mapping[str, Placed], slots: Sequence[tuple], names: Sequence[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the optimizer's slots by their and the parameters' neutral names."""
+    trained = [(name, place) for name, place in placed.items() if place.trained]
+    found: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in names}
+    for (name, place), own in zip(trained, slots, strict=True):
+        for key, slot in zip(names, own):  # noqa: B905 - native optimizers hide theirs
+            found[key][name] = to_neutral(place, slot.detach().cpu().numpy().copy())
+    return found
+
+
+def _updates(batches: AnyBatches, epoch: int, *, group: int, like: torch.Tensor) -> Iterator[list]:
+    """Yield what each update of an epoch sees: some batches ``(x, y, share of the update)``."""
+    for x_block, y_block in batches.blocks(epoch):
+        lengths, shares = cuts(len(x_block), size=batches.size, group=group)
+        xs = torch.split(_tensor(x_block, like), lengths)
+        ys = torch.split(_tensor(y_block, like), lengths)
+        parts = list(zip(xs, ys, shares, strict=True))
+        yield from (parts[i : i + group] for i in range(0, len(parts), group))
+
+
+def _masked(parts: list, masks: Masks, k: int) -> list:
+    """Add to each batch of an update its dropout masks."""
+    drawn = masks(k, [len(y) for _, y, _ in parts])
+    return [
+        (x, y, share, *(_tensor(m, x) for m in own))
+        for (x, y, share), own in zip(parts, drawn, strict=True)
+    ]
 
 
 def _scalars(values: Mapping[str, float], like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -227,6 +383,11 @@ def _copier(parameter: torch.Tensor) -> Callable[[], Any]:
     """Return what copies a parameter; NumPy does it at a tenth of the price where it can."""
     value = parameter.detach()
     return value.clone if value.is_cuda else value.numpy().copy
+
+
+def _brief(gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Return what has the gradients' norm: they themselves, or on a GPU a number, soon copied."""
+    return [nn.utils.get_total_norm(gradients)] if gradients[0].is_cuda else gradients
 
 
 def _stack(rows: Sequence[Any]) -> np.ndarray:

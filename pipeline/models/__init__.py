@@ -6,9 +6,10 @@ A twin is a module with the subclass, named after the folder (``linear`` holds `
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,11 +22,37 @@ class Placed(NamedTuple):
     """Where a neutral parameter lives: the framework's variable and the axes of its transpose.
 
     `axes` is the order in which the neutral array's axes stand in the framework's (as in
-    ``numpy.transpose``), or None where both have the same layout.
+    ``numpy.transpose``), or None where both have the same layout. `trained` is False for what the
+    forward pass itself updates (the running statistics of batch normalisation).
     """
 
     variable: Any
     axes: tuple[int, ...] | None = None
+    trained: bool = True
+
+
+_watchers: list[dict[str, tuple[Any, tuple[int, ...] | None]]] = []
+
+
+def seen(name: str, x: Any, axes: tuple[int, ...] | None = None) -> Any:
+    """Return `x`, an activation; inside `watched` it is also noted, under its neutral name.
+
+    `axes` is as in `Placed`.
+    """
+    if _watchers:
+        _watchers[-1][name] = (x, axes)
+    return x
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[dict[str, tuple[Any, tuple[int, ...] | None]]]:
+    """Note what a forward pass shows of itself, in its order."""
+    found: dict[str, tuple[Any, tuple[int, ...] | None]] = {}
+    _watchers.append(found)
+    try:
+        yield found
+    finally:
+        _watchers.pop()
 
 
 class Twin(NamedTuple):
@@ -90,8 +117,13 @@ def to_neutral(place: Placed, value: np.ndarray, *, leading: int = 0) -> np.ndar
     return value.transpose((*range(leading), *inverse))
 
 
-def check_mapped_once(placed: Mapping[str, Placed], variables: Iterable[Any]) -> None:
-    """Assert that the map names every variable of a model exactly once."""
-    mapped = [id(place.variable) for place in placed.values()]
+def check_mapped_once(placed: Iterable[Placed], variables: Iterable[Any]) -> None:
+    """Assert that the places are those of the variables, each exactly once."""
+    mapped = [id(place.variable) for place in placed]
     if sorted(mapped) != sorted(id(variable) for variable in variables):
         raise ValueError("the twin's name map must name every parameter exactly once")
+
+
+def trained_first(placed: Mapping[str, Placed]) -> dict[str, Placed]:
+    """Return a name map with the trained parameters in front, each kind in the twin's order."""
+    return dict(sorted(placed.items(), key=lambda item: not item[1].trained))

@@ -15,7 +15,8 @@ from pipeline.config import ConfigError
 
 NAMES = backends.names()
 CONF = Path(__file__).parents[2] / "conf" / "backend"
-CONSTANTS = {"NATIVE": tuple, "LOOPS": tuple, "XLA": bool, "ONCE": tuple, "FLAVOR": str}
+CONSTANTS = {"LOOPS": tuple, "DTYPES": tuple, "EXECUTIONS": tuple, "INITS": tuple, "XLA": bool,
+             "ONCE": tuple, "FLAVOR": str, "INEXACT": dict}  # fmt: skip
 FUNCTIONS = sorted(name for name, value in vars(Backend).items()
                    if inspect.isfunction(value) and not name.startswith("_"))  # fmt: skip
 
@@ -27,8 +28,8 @@ def shape_of(function, *, bound):
             for p in parameters]  # fmt: skip
 
 
-def test_the_protocol_is_six_functions_and_five_constants():
-    assert FUNCTIONS == ["build", "configure", "predict", "read", "train", "versions"]
+def test_the_protocol_is_seven_functions_and_some_constants():
+    assert FUNCTIONS == ["build", "configure", "layers", "predict", "read", "train", "versions"]
     assert set(Backend.__annotations__) == set(CONSTANTS)
 
 
@@ -58,8 +59,12 @@ def test_words_are_those_of_the_config(name):
     assert loops == {"manual", "native", "fit"}
     assert {"manual"} <= set(traits["LOOPS"]) <= loops
     assert set(traits["ONCE"]) <= set(get_type_hints(config.Backend))
-    assert set(module.LOSSES) <= set(config.functions(losses))
-    assert set(module.OPTIMIZERS) <= set(config.functions(optimizers))
+    for key, words in (("DTYPES", "dtype"), ("EXECUTIONS", "execution")):
+        assert set(traits[key]) <= set(get_args(get_type_hints(config.Backend)[words]))
+    assert set(traits["INITS"]) <= set(get_args(get_type_hints(config.Model)["init"]))
+    assert set(module.LOSSES) == set(config.functions(losses))
+    known = {*config.functions(optimizers), "l2", "decoupled", "clip_norm", "schedule"}
+    assert {word for key in traits["INEXACT"] for word in key.split("+")} <= known
 
 
 def test_configs_of_backends_differ_in_their_name_alone():
@@ -89,5 +94,7 @@ def test_a_device_that_is_not_there_is_refused_and_auto_names_one(name):
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ConfigError, match=r"backend\.name=jaxx: must be one of tensorflow, torch"):
+    with pytest.raises(
+        ConfigError, match=r"backend\.name=jaxx: must be one of numpy, tensorflow, torch"
+    ):
         backends.traits("jaxx")

@@ -14,13 +14,13 @@ from pipeline.models import Placed, check_mapped_once, to_framework, to_neutral
 
 PAIRS = models.names()
 SIDES = [(model, backend) for model in PAIRS for backend in models.backends_of(model)]
-# Twins that a backend does not have yet, as (model, backend). Empty: every pair is whole.
-MISSING: set[tuple[str, str]] = set()
+# Twins that a backend does not have, as (model, backend): gradients by hand end at the mlp.
+MISSING = {(model, "numpy") for model in ("attention", "cnn", "dynamic", "rnn")}
 
 
 def shapes(tools, model):
     """A shape with different sizes on all axes, and square ones that a wrong transpose fits too."""
-    for inputs, outputs in (((3,), 2), ((4,), 4), ((1,), 1)):
+    for inputs, outputs in (((3,), 2), ((4,), 4), ((1,), 1), ((8, 9, 2), 3), ((5, 4), 3)):
         try:
             rng = np.random.default_rng(5)
             spec = models.spec(model)
@@ -29,7 +29,8 @@ def shapes(tools, model):
             )
         except ConfigError:
             continue
-        noise = {name: rng.normal(size=np.shape(value)) for name, value in values.items()}
+        noise = {name: 0.1 * rng.normal(size=np.shape(value)) for name, value in values.items()}
+        noise = {n: 1 + abs(v) if n.endswith("variance") else v for n, v in noise.items()}
         yield inputs, outputs, values, noise
 
 
@@ -52,8 +53,15 @@ def test_every_parameter_is_mapped_exactly_once_with_the_specs_names_and_shapes(
             backend, model, values=values, inputs=inputs, outputs=outputs
         )
         placed = twin.name_map(built)
-        trainable = getattr(built, "trainable_variables", None) or list(built.parameters())
-        check_mapped_once(placed, trainable)
+        if hasattr(built, "parameters"):
+            trained, variables = [*built.parameters()], [*built.parameters(), *built.buffers()]
+        elif hasattr(built, "trainable_variables"):
+            trained, variables = built.trainable_variables, built.variables
+        else:
+            trained = variables = [*built.p.values()]
+            placed = {name: place._replace(trained=True) for name, place in placed.items()}
+        check_mapped_once([place for place in placed.values() if place.trained], trained)
+        check_mapped_once(placed.values(), variables)
         assert list(placed) == list(values)
         read = side.read(built, twin)
         assert {n: a.shape for n, a in read.items()} == {n: np.shape(v) for n, v in values.items()}
@@ -74,7 +82,7 @@ def test_values_come_back_bit_by_bit(tools, model, backend, dtype):
 def test_twins_are_one_function_of_the_neutral_values(tools, model):
     """Random values in every parameter, square shapes among them: a lost transpose shows here.
 
-    Each output is a sum of few products, so both stay within some eps of each other.
+    Outputs are sums of few products; deeper ones pass a few layers of that.
     """
     for inputs, outputs, _, noise in shapes(tools, model):
         x = np.random.default_rng(6).normal(size=(5, *inputs))
@@ -85,7 +93,8 @@ def test_twins_are_one_function_of_the_neutral_values(tools, model):
             )
             found.append(side.predict(built, x))
             assert found[-1].shape == (5, outputs)
-            np.testing.assert_allclose(found[-1], found[0], rtol=0, atol=64 * np.finfo(float).eps)
+            bound = 64 * np.finfo(float).eps * max(1, np.abs(found[0]).max())
+            np.testing.assert_allclose(found[-1], found[0], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize(("model", "backend"), [s for s in SIDES if s[0] in {"linear", "dense"}])
@@ -145,10 +154,10 @@ def test_a_variable_left_out_or_mapped_twice_is_refused(mapped, there):
     variables = {letter: object() for letter in "abc"}
     placed = {str(i): Placed(variables[letter]) for i, letter in enumerate(mapped)}
     with pytest.raises(ValueError, match="exactly once"):
-        check_mapped_once(placed, [variables[letter] for letter in there])
+        check_mapped_once(placed.values(), [variables[letter] for letter in there])
 
 
-@pytest.mark.parametrize("model", PAIRS)
+@pytest.mark.parametrize("model", ["linear", "dense"])
 def test_least_squares_has_a_residual_at_right_angles_to_the_inputs(tools, model):
     """The normal equations, Xᵀ(y − Xθ) = 0: what makes it the minimum, and the only one."""
     spec = models.spec(model)
@@ -193,5 +202,7 @@ def test_models_refuse_samples_they_cannot_take():
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ConfigError, match=r"model\.name=nothing: must be one of dense, .*linear"):
+    with pytest.raises(
+        ConfigError, match=r"model\.name=nothing: must be one of attention, .*linear"
+    ):
         models.spec("nothing")

@@ -8,6 +8,11 @@ import numpy as np
 
 from pipeline.config import ConfigError
 
+DIFFERS = (
+    "PyTorch's weight is (outputs, inputs), Keras's kernel (inputs, outputs): the one "
+    "transpose here is listed in the name map, so a square matrix cannot slip through."
+)
+
 
 def first_values(
     rng: np.random.Generator, *, inputs: tuple[int, ...], outputs: int

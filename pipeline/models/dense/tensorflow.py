@@ -13,7 +13,7 @@ class Dense(keras.Model):
     def __init__(self, *, inputs: tuple[int, ...], outputs: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.settings = {"inputs": list(inputs), "outputs": outputs}
-        self.layer = keras.layers.Dense(outputs)
+        self.layer = keras.layers.Dense(outputs, use_bias=True, dtype=self.dtype_policy)
         self.layer.build((None, inputs[0]))
         self.built = True
 

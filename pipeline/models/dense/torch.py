@@ -11,7 +11,7 @@ class Dense(nn.Module):
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
         super().__init__()
-        self.layer = nn.Linear(inputs[0], outputs)
+        self.layer = nn.Linear(inputs[0], outputs, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x)

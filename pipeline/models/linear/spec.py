@@ -6,6 +6,12 @@ import numpy as np
 
 from pipeline.config import ConfigError
 
+DIFFERS = (
+    "PyTorch finds an `nn.Parameter` by assignment; Keras 3 tracks only its own variables, so"
+    " a plain `tf.Variable` would never be trained and `add_weight` makes them. The "
+    "arithmetic is the same."
+)
+
 
 def first_values(
     rng: np.random.Generator, *, inputs: tuple[int, ...], outputs: int
