@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
 
-import numpy as np
-
-from pipeline import config, data, plots, report, storage
+from pipeline import config, data, leaderboard, plots, report, storage
 from pipeline.parity import distance
+from pipeline.parity.equivalence import Equivalence
+from pipeline.parity.ladder import WORST, Evidence, Ladder, judge
 from pipeline.record import RunRecord
 from pipeline.stages.check import made
 
@@ -28,17 +29,26 @@ class Comparison:
         Runs whose configs differ in ``backend.name`` alone, on the same data.
     alone
         Runs without a partner; they are listed, and judged by nobody.
-    verdicts
-        PASS, FAIL or ABSTAIN for each pair, and in words why.
+    ladders
+        The verdict on each pair, rung by rung.
     folder
         Where ``report.html`` and ``plots/`` were written.
+    board, equal
+        The leaderboard, and the tests of backends over seeds; of three runs or more.
     """
 
     records: Sequence[RunRecord]
     pairs: Sequence[Pair]
     alone: Sequence[RunRecord]
-    verdicts: Sequence[tuple[str, str]]
+    ladders: Sequence[Ladder]
     folder: Path
+    board: report.Table = ([], [])
+    equal: Mapping[str, Equivalence] = dataclasses.field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """PASS, FAIL, ABSTAIN or ERROR for each pair, and in words why."""
+        return [(ladder.verdict, ladder.sentence()) for ladder in self.ladders]
 
     def largest(self) -> dict[str, float]:
         """Return the largest distances over all pairs, parameters and steps."""
@@ -60,12 +70,15 @@ class Comparison:
         return header, rows
 
     @property
+    def worst(self) -> str:
+        """The worst pair's verdict; ABSTAIN where there is no pair."""
+        verdicts = [verdict for verdict, _ in self.verdicts]
+        return max(verdicts, key=WORST.__getitem__, default="ABSTAIN")
+
+    @property
     def exit_code(self) -> int:
-        """The worst pair counts: 1 (FAIL) over 3 (ABSTAIN) over 0; no pair at all is ABSTAIN."""
-        found = {verdict for verdict, _ in self.verdicts}
-        if "FAIL" in found:
-            return 1
-        return 3 if "ABSTAIN" in found or not self.pairs else 0
+        """The worst pair counts: 1 (FAIL, ERROR) over 3 (ABSTAIN) over 0; no pair is ABSTAIN."""
+        return {"PASS": 0, "ABSTAIN": 3}.get(self.worst, 1)
 
 
 def compare(
@@ -76,37 +89,72 @@ def compare(
     formats: Sequence[str],
     rtol: float | None,
     atol: float | None,
+    evidence: Callable[[RunRecord, RunRecord], Evidence | None] = lambda a, b: None,
+    hint: str = "",
+    margin: float | None = None,
     notes: Sequence[str] = (),
 ) -> Comparison:
-    """Pair, measure and draw recorded runs, and write ``plots/`` and ``report.html``.
+    """Pair, judge and draw recorded runs; write ``plots/``, ``report.html``, ``parity.json``.
 
     Parameters
     ----------
     rtol, atol
-        A pair passes when every parameter at every step is within ``atol + rtol·|b|``, as in
-        `numpy.allclose`; one that is None counts as 0. With both None only identical bits pass.
+        A tolerance that replaces the derived bounds; see `pipeline.parity.ladder.judge`.
+    evidence
+        Returns what a probe measured about a pair, if one did.
+    hint
+        How to probe, for the pairs that nobody probed.
+    margin
+        The difference of final scores that counts as none, for the test over seeds.
     """
     pairs, alone = paired(records)
+    ladders = [
+        judge(a, b, evidence=evidence(a, b), rtol=rtol, atol=atol, hint=hint) for a, b in pairs
+    ]
     images: dict[str, bytes] = {}
     groups = by_data(records)
     for digest, members in groups.items():
         dataset = remade(members[0])
-        inside = [pair for pair in pairs if pair[0].about["data"]["digest"] == digest]
-        figures = plots.comparison(members, dataset, pairs=inside)
+        judged = [
+            (pair, ladder)
+            for pair, ladder in zip(pairs, ladders, strict=True)
+            if pair[0].about["data"]["digest"] == digest
+        ]
+        figures = plots.comparison(members, dataset, pairs=[pair for pair, _ in judged])
+        figures |= plots.parity(judged)
         part = folder / "plots" if len(groups) == 1 else folder / "plots" / digest[:8]
         plots.save(figures, part, formats=formats)
         images |= {
             name if len(groups) == 1 else f"{name} ({digest[:8]})": plots.png(figure)
             for name, figure in figures.items()
         }
-    verdicts = [judged(a, b, rtol=rtol, atol=atol) for a, b in pairs]
-    said = [
-        f"{a.label()} against {b.label()}: {verdict}, {why}"
-        for (a, b), (verdict, why) in zip(pairs, verdicts, strict=True)
-    ]
-    text = report.render(records, pairs=pairs, images=images, title=title, notes=[*notes, *said])
+    board: report.Table = ([], [])
+    equal: dict[str, Equivalence] = {}
+    if len(records) > 2:
+        board = leaderboard.leaderboard(records)
+        equal = dict(leaderboard.over_seeds(records, margin=margin)) if margin else {}
+        figures = plots.sweep(records)
+        plots.save(figures, folder / "plots", formats=formats)
+        images = {name: plots.png(figure) for name, figure in figures.items()} | images
+    text = report.render(
+        records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
+        board=board, equal=equal,
+    )  # fmt: skip
     storage.write_atomic(folder / "report.html", lambda file: file.write(text.encode()))
-    return Comparison(records=records, pairs=pairs, alone=alone, verdicts=verdicts, folder=folder)
+    about = {
+        "format": 1,
+        "pairs": [
+            {"runs": [str(side.about.get("run", "")) for side in pair], **ladder.to_dict()}
+            for pair, ladder in zip(pairs, ladders, strict=True)
+        ],
+        "alone": [str(record.about.get("run", record.label())) for record in alone],
+    }
+    found = json.dumps(about, indent=1, allow_nan=False)
+    storage.write_atomic(folder / "parity.json", lambda file: file.write(found.encode()))
+    return Comparison(
+        records=records, pairs=pairs, alone=alone, ladders=ladders, folder=folder, board=board,
+        equal=equal,
+    )  # fmt: skip
 
 
 def paired(records: Sequence[RunRecord]) -> tuple[list[Pair], list[RunRecord]]:
@@ -126,35 +174,6 @@ def paired(records: Sequence[RunRecord]) -> tuple[list[Pair], list[RunRecord]]:
     place = {id(record): i for i, record in enumerate(records)}
     ordered = [(a, b) if place[id(a)] < place[id(b)] else (b, a) for a, b in pairs]
     return sorted(ordered, key=lambda pair: place[id(pair[0])]), alone
-
-
-def judged(
-    a: RunRecord, b: RunRecord, *, rtol: float | None, atol: float | None
-) -> tuple[str, str]:
-    """Judge two trajectories by bits or by a given tolerance, or abstain and say why."""
-    try:
-        gaps = distance.trajectories(a, b)
-    except ValueError as error:
-        return "ABSTAIN", str(error)
-    if all(found.first is None for found in gaps):
-        return "PASS", "identical bits in every parameter at every step"
-    if rtol is None and atol is None:
-        return "ABSTAIN", "not identical in bits, and no parity.rtol or parity.atol was given"
-    left, right = a.named("param"), b.named("param")
-    outside = [
-        name
-        for name in left
-        if not np.allclose(
-            left[name].astype(np.float64),
-            right[name].astype(np.float64),
-            rtol=rtol or 0.0,
-            atol=atol or 0.0,
-        )
-    ]
-    bound = f"atol {atol or 0:g} + rtol {rtol or 0:g}·|b|"
-    if outside:
-        return "FAIL", f"{', '.join(outside)} beyond {bound}"
-    return "PASS", f"within {bound} at every step"
 
 
 def by_data(records: Sequence[RunRecord]) -> Mapping[str, list[RunRecord]]:

@@ -1,0 +1,102 @@
+"""What keeping every step costs, and comparing two records; ``make test`` skips it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+
+from pipeline import data, models, seeds
+from pipeline.record import RunRecord
+
+SHAPES = {"mlp": ("vector", {"widths": [32]}), "cnn": ("image", {})}
+LIMITS = {"mlp": 1.3, "cnn": 1.1}
+
+
+@pytest.mark.parametrize("model", SHAPES)
+@pytest.mark.parametrize("name", ["torch", "tensorflow"])
+def test_a_full_trace_over_scalars(benchmark, tools, name, model):
+    """A step with ``record.trace=full`` over one with ``scalars``, in turn, with Adam's slots.
+
+    At most 1.3 for a 64-32-10 perceptron and 1.1 for the convolutional network, in batches of 32.
+    """
+    layout, changes = SHAPES[model]
+    dataset = data.make(
+        "digits",
+        settings={"layout": layout, "validation": 0.1, "test": 0.2, "standardise": False},
+        stream=partial(seeds.stream, 0),
+    )
+    x, y = dataset.arrays["x_train"], np.eye(10)[dataset.arrays["y_train"][:, 0]]
+    values = models.spec(model).first_values(
+        seeds.stream(0, "init"), inputs=dataset.inputs, outputs=10,
+        **tools.model_settings(model) | changes,
+    )  # fmt: skip
+
+    def once(full):
+        """The median time of a step."""
+        run = tools.train(
+            name, model, x=x, y=y, values=values, rates=np.full(80, 1e-3), dtype="float32",
+            loss="cross_entropy", loss_settings={"smoothing": 0.0}, optimizer="adam",
+            settings=changes, full=full, size=32,
+        )  # fmt: skip
+        return statistics.median(run.arrays["seconds"])
+
+    once(True), once(False)
+    pairs = []
+    for i in range(40 if name == "torch" else 12):
+        first = bool(i % 2)
+        found = {full: once(full) for full in (first, not first)}
+        pairs.append((found[True], found[False]))
+    ratio = statistics.median(a / b for a, b in pairs)
+    us = [1e6 * statistics.median(column) for column in zip(*pairs, strict=True)]
+    print(f"\n{name}, {model}: full {us[0]:.0f} µs a step, scalars {us[1]:.0f}, ratio {ratio:.3f}")
+    benchmark.extra_info["ratio"] = ratio
+    benchmark.pedantic(once, args=(True,), rounds=1)
+    assert ratio <= LIMITS[model]
+
+
+STEPS, WIDTH = 1000, 100_000
+COMPARE = r"""
+import json, re, sys, time
+from pathlib import Path
+from pipeline.parity.distance import trajectories
+from pipeline.record import RunRecord
+def peak():  # of this process alone; getrusage's also counts the parent it was forked from
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+clock, before = time.perf_counter(), peak()
+records = [RunRecord.load(Path(folder)) for folder in sys.argv[1:]]
+loaded = time.perf_counter()
+(found,) = trajectories(*records)
+print(json.dumps([loaded - clock, time.perf_counter() - loaded, before, peak(), found.ulp]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("nature", ["alike", "apart"])
+def test_comparing_two_long_records(benchmark, tmp_path, nature):
+    """1,000 steps of 100,000 float32 parameters on both sides: under 5 s and 500 MB, in a process.
+
+    Loading with its digests is in it. The sides are the same bits, or one ulp and more apart.
+    """
+    rng = np.random.default_rng(0)
+    steps = rng.standard_normal((STEPS + 1, WIDTH), dtype=np.float32)
+    folders = [tmp_path / side for side in "ab"]
+    for folder in folders:
+        RunRecord(about={"config": {}}, arrays={"param/w": steps}).save(folder)
+        if nature == "apart":
+            steps *= np.float32(1 + 1e-6)
+    call = [sys.executable, "-c", COMPARE, *map(str, folders)]
+    out = subprocess.run(call, check=True, capture_output=True, text=True).stdout
+    loading, measuring, before, peak, ulp = json.loads(out)
+    print(f"\n{nature}: loading {loading:.2f} s, measuring {measuring:.2f} s, "
+          f"peak {peak:.0f} MB ({before:.0f} MB before)")  # fmt: skip
+    assert (ulp == 0) == (nature == "alike")
+    benchmark.extra_info |= {"seconds": loading + measuring, "megabytes": peak}
+    benchmark.pedantic(lambda: None, rounds=1)
+    assert loading + measuring < 5
+    assert peak < 500

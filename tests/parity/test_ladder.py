@@ -1,0 +1,342 @@
+"""The ladder on records made by hand: every verdict, every reason, and nothing passed by omission."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.parity.growth import growth
+from pipeline.parity.ladder import MULTIPLE, RUNGS, WORST, Evidence, judge
+from pipeline.record import RunRecord
+
+STEPS = 6
+CONFIG = {
+    "backend": {"name": "torch", "dtype": "float32"}, "model": {"name": "softmax"},
+    "train": {"loop": "manual"}, "optimizer": {"accumulate": 1, "clip_norm": None, "lr": 0.1},
+}  # fmt: skip
+
+
+def record(backend="torch", seed=0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    rows = {"w": rng.normal(size=(STEPS + 1, 3, 2)), "b": rng.normal(size=(STEPS + 1, 2))}
+    rows = {name: values.astype(dtype) for name, values in rows.items()}
+    arrays = {
+        "loss": rng.uniform(1, 2, STEPS).astype(dtype), "lr": np.full(STEPS, 0.1),
+        "grad_norm": np.ones(STEPS), "prediction": rng.normal(size=(5, 2)).astype(dtype),
+        "order/samples": np.arange(STEPS, dtype=np.uint64),
+        "order/sequence": np.arange(STEPS, dtype=np.uint64) + np.uint64(9),
+        "layer/hidden": rng.normal(size=(4, 3)).astype(dtype),
+        "layer/output": rng.normal(size=(4, 2)).astype(dtype),
+    }  # fmt: skip
+    for name, values in rows.items():
+        arrays |= {f"param/{name}": values, f"first/{name}": values[0], f"last/{name}": values[-1],
+                   f"grad/{name}": values[1:] * 2, f"slot/v/{name}": values[1:] * 3}  # fmt: skip
+    config = copy.deepcopy(CONFIG)
+    config["backend"]["name"] = backend
+    about = {"config": config, "status": "FINISHED", "scores": {"mse": 0.5},
+             "data": {"digest": "d", "name": "wine", "facts": {}}, "updates_per_epoch": 3}  # fmt: skip
+    return RunRecord(about=about, arrays=arrays)
+
+
+def pair():
+    return record(), record("tensorflow")
+
+
+def changed(side, key, index, by):
+    side.arrays[key] = side.arrays[key].copy()
+    side.arrays[key][index] += by
+    if key.startswith("param/"):  # ends are copies of rows
+        name = key.split("/")[1]
+        rows = side.arrays[key]
+        side.arrays |= {f"first/{name}": rows[0], f"last/{name}": rows[-1]}
+
+
+def by_name(found):
+    return {rung.name: rung for rung in found.rungs}
+
+
+def test_equal_bits_pass_on_every_rung():
+    found = judge(*pair())
+    assert [rung.name for rung in found.rungs] == list(RUNGS)
+    assert {(rung.verdict, rung.by) for rung in found.rungs} == {("PASS", "bits")}
+    assert (found.verdict, found.finding, found.growth.kind) == ("PASS", None, "none")
+    assert "every bit" in found.sentence()
+
+
+PLACES = [
+    ("first", "init", "param/w", (0, 2, 1), 0, "w", (2, 1)),
+    ("layers", "forward", "layer/hidden", (1, 2), 1, "hidden", (1, 2)),
+    ("loss", "loss", "loss", (0,), 1, "loss", ()),
+    ("gradient", "gradients", "grad/b", (0, 1), 1, "b", (1,)),
+    ("slot", "update", "slot/v/w", (0, 0, 1), 1, "w (slot v)", (0, 1)),
+    ("weight", "update", "param/w", (1, 1, 1), 1, "w", (1, 1)),
+    ("later gradient", "trajectory", "grad/w", (3, 2, 0), 4, "w", (2, 0)),
+    ("later weight", "trajectory", "param/b", (5, 0), 5, "b", (0,)),
+    ("rate", "trajectory", "lr", (2,), 3, "lr", ()),
+    ("prediction", "evaluation", "prediction", (4, 1), None, "prediction", (4, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "rung", "key", "index", "step", "tensor", "place"), PLACES,
+                         ids=[place[0] for place in PLACES])  # fmt: skip
+def test_a_difference_is_found_where_it_is(what, rung, key, index, step, tensor, place):
+    """With a tolerance that everything else keeps, the finding is that one number."""
+    a, b = pair()
+    changed(b, key, index, 0.25)
+    found = judge(a, b, rtol=1e-3, atol=1e-3)
+    assert found.verdict == "FAIL"
+    finding = found.finding
+    assert (finding.rung, finding.step, finding.tensor, finding.index) == (
+        rung,
+        step,
+        tensor,
+        place,
+    )
+    assert finding.b - finding.a == pytest.approx(0.25)
+    assert finding.absolute == pytest.approx(0.25)
+    assert finding.ulp > 1000
+    others = [r for r in found.rungs if r.name != rung and r.verdict != "PASS"]
+    assert not [r for r in others if RUNGS.index(r.name) < RUNGS.index(rung)]
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_other_data_and_order_fail_first():
+    a, b = pair()
+    b.about["data"] = b.about["data"] | {"digest": "e"}
+    assert judge(a, b).finding.rung == "data"
+    a, b = pair()
+    changed(b, "order/sequence", 4, np.uint64(1))
+    found = judge(a, b)
+    assert (found.finding.rung, found.finding.step) == ("data", 5)
+    assert "another order" in found.rungs[0].why
+
+
+def test_without_evidence_it_abstains_and_says_how_to_get_some():
+    a, b = pair()
+    changed(b, "param/w", (2, 0, 0), 1e-3)
+    found = judge(a, b, hint="; run the probe")
+    assert found.verdict == "ABSTAIN"
+    assert by_name(found)["trajectory"].why.endswith("run the probe")
+    assert "cannot be judged" in found.sentence()
+
+
+def test_a_tolerance_has_numpys_meaning():
+    a, b = pair()
+    value = float(b.arrays["param/w"][3, 0, 0])
+    changed(b, "param/w", (3, 0, 0), np.float32(1e-3))
+    gap = abs(float(b.arrays["param/w"][3, 0, 0]) - float(a.arrays["param/w"][3, 0, 0]))
+    other = abs(float(b.arrays["param/w"][3, 0, 0]))
+    assert value != 0
+    assert judge(a, b, atol=gap * 1.001).verdict == "PASS"
+    assert judge(a, b, atol=gap * 0.999).verdict == "FAIL"
+    assert judge(a, b, rtol=gap / other * 1.001).verdict == "PASS"
+    assert judge(a, b, rtol=gap / other * 0.999).verdict == "FAIL"
+    assert "given" in by_name(judge(a, b, atol=1.0))["trajectory"].source
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("tolerance", [{}, {"rtol": 1.0, "atol": 1e9}])
+def test_what_is_not_finite_on_one_side_only_fails(value, tolerance):
+    a, b = pair()
+    b.arrays["param/w"][4, 0, 0] = value
+    found = judge(a, b, **tolerance)
+    assert found.verdict == "FAIL"
+    assert (found.finding.tensor, found.finding.step) == ("w", 4)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("other", [np.nan, np.inf])
+def test_as_many_at_other_places_fail_too_whatever_float64_says(other):
+    a, b = pair()
+    a.arrays["param/w"][4, 0, 0] = np.nan
+    b.arrays["param/w"][4, 0, 1] = other
+    for found in (judge(a, b), judge(a, b, evidence=evidence(a, b))):
+        assert found.verdict == "FAIL"
+        assert (found.finding.tensor, found.finding.step) == ("w", 4)
+
+
+def test_own_starts_are_not_judged():
+    a, b = pair()
+    for side in (a, b):
+        side.about["config"]["model"]["init"] = "framework"
+    assert judge(a, b).verdict == "PASS"  # the same start after all
+    changed(b, "param/b", (0, 1), 0.5)
+    found = judge(a, b)
+    assert [rung.verdict for rung in found.rungs] == ["PASS"] + ["ABSTAIN"] * 7
+    assert "its own start" in found.sentence()
+
+
+def test_what_is_not_finite_on_both_sides_is_named():
+    a, b = pair()
+    for side in (a, b):
+        side.arrays["grad/w"][4, 0, 0] = np.nan
+    found = judge(a, b)
+    assert found.verdict == "PASS"
+    assert any("grad/w" in note and "step 5" in note for note in found.notes)
+
+
+def broken(change):
+    a, b = pair()
+    change(b)
+    return judge(a, b)
+
+
+def drop(*kinds):
+    def change(side):
+        side.arrays = {k: v for k, v in side.arrays.items() if k.split("/")[0] not in kinds}
+
+    return change
+
+
+def shorter(side):
+    for key in ("loss", "lr", "grad_norm", "grad/w", "grad/b", "slot/v/w", "slot/v/b"):
+        side.arrays[key] = side.arrays[key][:-1]
+    for key in ("param/w", "param/b"):
+        side.arrays[key] = side.arrays[key][:-1]
+
+
+BROKEN = {
+    "dtype": (lambda s: s.arrays.update(loss=s.arrays["loss"].astype(np.float64)), "ERROR", "precision"),
+    "shape": (lambda s: s.arrays.update({"first/w": np.zeros((2, 3), np.float32)}), "ERROR", "w was kept"),
+    "names": (lambda s: s.arrays.update({"first/c": np.zeros(3)}), "ERROR", "other parameters"),
+    "model": (lambda s: s.about["config"]["model"].update(name="dense"), "ERROR", "other models"),
+    "nothing": (lambda s: s.arrays.clear(), "ERROR", "no step"),
+    "length": (shorter, "ABSTAIN", "6 and 5 steps"),
+    "config": (lambda s: s.about["config"]["optimizer"].update(lr=0.2), "ABSTAIN", "optimizer.lr"),
+    "no order": (drop("order"), "ABSTAIN", "not recorded"),
+    "no activations": (drop("layer"), "ABSTAIN", "no activations"),
+    "no gradients": (drop("grad"), "ABSTAIN", "no gradients"),
+    "no prediction": (drop("prediction"), "ABSTAIN", "not evaluated"),
+    "no parameters": (drop("param", "slot"), "ABSTAIN", "nor checksums"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_nothing_passes_by_omission(what):
+    change, verdict, why = BROKEN[what]
+    found = broken(change)
+    assert found.verdict == verdict
+    assert any(why in rung.why for rung in found.rungs if rung.verdict == verdict)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def checksums(side, other_from=None):
+    drop("param", "slot", "grad")(side)
+    values = np.arange(3, dtype=np.uint64)
+    side.arrays |= {"check/step": np.array([2, 4, 6]), "check/w": values.copy(), "check/b": values}
+    if other_from is not None:
+        side.arrays["check/w"][other_from:] += np.uint64(1)
+
+
+def test_checksums_can_tell_bits_and_where_they_end():
+    a, b = pair()
+    checksums(a)
+    checksums(b)
+    trajectory = by_name(judge(a, b))["trajectory"]
+    assert (trajectory.verdict, trajectory.by) == ("PASS", "bits")
+    checksums(b, other_from=1)
+    trajectory = by_name(judge(a, b))["trajectory"]
+    assert (trajectory.verdict, trajectory.tensor, trajectory.step) == ("ABSTAIN", "w", 4)
+
+
+def evidence(a, b, *, floor=1e-7, exact=1e-15, forced=None):
+    """What a probe would have measured, with the same number for every tensor and step."""
+    arrays = {}
+    for key, rows in (("grad/w", 6), ("grad/b", 6), ("slot/v/w", 6), ("slot/v/b", 6), ("param/w", 6),
+                      ("param/b", 6), ("loss", 6)):  # fmt: skip
+        own = b.arrays[key][1:] if key.startswith("param") else b.arrays[key]
+        for side in "ab":
+            arrays[f"floor/{side}/{key}"] = np.full(rows, floor)
+            arrays[f"rounding/{side}/{key}"] = np.full(rows, floor)
+        arrays[f"exact/{key}"] = np.full(rows, exact)
+        arrays[f"forced/{key}"] = own if forced is None else forced[key]
+    for what in ("layer/hidden", "layer/output", "prediction"):
+        for side in "ab":
+            arrays[f"rounding/{side}/{what}"] = np.array([floor])
+        arrays[f"exact/{what}"] = np.array([exact])
+    arrays["prediction"] = b.arrays["prediction"]
+    return Evidence(RunRecord(about={}, arrays=arrays))
+
+
+@pytest.mark.parametrize("times", [0.5, 2.0])
+def test_the_bound_is_a_multiple_of_the_floor(times):
+    a, b = pair()
+    floor = 1e-4
+    changed(b, "param/w", (3, 0, 0), np.float32(times * MULTIPLE * floor))
+    found = judge(a, b, evidence=evidence(a, b, floor=floor, exact=1e-3 * times))
+    trajectory = by_name(found)["trajectory"]
+    assert trajectory.verdict == "FAIL"  # also inside a wide bound, for float64 tells
+    found = judge(a, b, evidence=evidence(a, b, floor=floor, exact=1e-13))
+    trajectory = by_name(found)["trajectory"]
+    assert trajectory.verdict == "PASS"
+    assert ("branch flip" in trajectory.why) == (times > 1)
+    assert trajectory.tensors["w"] == pytest.approx(times, rel=1e-2)
+
+
+def test_an_excess_at_most_steps_is_no_flip():
+    a, b = pair()
+    b.arrays["grad/w"] = b.arrays["grad/w"] * np.float32(1.01)
+    found = judge(a, b, evidence=evidence(a, b))
+    assert (found.verdict, found.finding.rung) == ("FAIL", "gradients")
+    assert "precision alone" in by_name(found)["gradients"].why
+
+
+def test_an_excess_that_was_not_forced_is_not_judged():
+    a, b = pair()
+    changed(b, "param/w", (slice(4, None), 0, 0), np.float32(1e-2))
+    found = evidence(a, b)
+    found.arrays = {
+        k: v for k, v in found.arrays.items() if k.split("/")[0] in ("floor", "rounding")
+    }
+    found.arrays |= {
+        f"exact/{k}": np.array([0.0]) for k in ("layer/hidden", "layer/output", "prediction")
+    }
+    trajectory = by_name(judge(a, b, evidence=found))["trajectory"]
+    assert (trajectory.verdict, trajectory.step) == ("ABSTAIN", 4)
+    assert "parity.forced=true" in trajectory.why
+    changed(b, "param/w", (1, 0, 0), np.float32(1e-2))  # step 1 starts from equal states anyway
+    assert judge(a, b, evidence=found).finding.rung == "update"
+
+
+def test_drift_is_told_and_passes():
+    a, b = pair()
+    forced = {k: (a.arrays[k][1:] if k.startswith("param") else a.arrays[k])
+              for k in a.arrays if k.split("/")[0] in ("grad", "slot", "param", "loss")}  # fmt: skip
+    changed(b, "param/w", (slice(4, None), 0, 0), np.float32(1e-2))
+    found = judge(a, b, evidence=evidence(a, b, forced=forced))
+    assert found.verdict == "PASS"
+    assert any(note.startswith("drift: w") and "step 4" in note for note in found.notes)
+
+
+def test_the_worst_counts():
+    assert max(("PASS", "ABSTAIN", "FAIL"), key=WORST.__getitem__) == "FAIL"
+    assert max(("PASS", "ABSTAIN"), key=WORST.__getitem__) == "ABSTAIN"
+
+
+K = np.arange(1, 201.0)
+GROWTHS = {
+    "none": (0 * K, None), "constant": (1e-7 * (1 + 0.2 * np.sin(K)), None),
+    "power": (1e-8 * K, 1.0), "exponential": (1e-9 * 1.05**K, 1.05),
+    "jump": (np.where(K < 100, 1e-8, 1e-3), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GROWTHS)
+def test_growth_is_named(kind):
+    distance, rate = GROWTHS[kind]
+    found = growth(distance, {100: ["the rate goes from 0.1 to 0.01"]})
+    assert found.kind == kind
+    assert rate is None or found.rate == pytest.approx(rate, rel=1e-3)
+    if kind == "jump":
+        assert found.step == 100
+        assert "the rate goes" in found.text
+
+
+def test_growth_of_what_scatters_or_ends():
+    rng = np.random.default_rng(0)
+    assert growth(10 ** rng.uniform(-8, -6.6, 300), {}).kind in ("unclear", "constant")
+    assert growth(np.array([0, 0, 1e-9]), {}).kind == "unclear"
+    assert growth(np.array([1e-9, np.inf]), {}).step == 2
