@@ -1,42 +1,184 @@
 """What happens around a multirun: a parent run is opened before it and closed after it.
 
-Hydra calls `OpenParent` in its own process before the first job. The parent's id travels to the
-jobs, wherever they run, in an environment variable. Hydra does not call back when a job raised, so
-jobs return their failures, and the command itself calls `finish` in every case.
+Hydra calls `OpenParent` in its own process before the first job. There everything that can be
+refused is refused, the launcher is made ready, and the parent is opened. Its id travels to the
+jobs, wherever they run, in an environment variable that Hydra sets around each job. Hydra does not
+call back when a job raised, so jobs return their failures, and the command itself calls `finish` in
+every case.
+
+Jobs in other processes are stopped through files: each one writes its name into a folder of the
+sweep while it runs, and watches for the file ``stop`` there. Launchers would kill them outright.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from pipeline import search, storage
+from pipeline.config import ConfigError, parse
+from pipeline.parity.ladder import WORST
+from pipeline.record import RunRecord
+from pipeline.spool import redact
 
 PARENT = "TWINGRAD_PARENT"
+GRACE = 30.0  # seconds that jobs elsewhere have to save what they hold
 _opened: dict[str, Any] = {}
 
 
+class Refused(BaseException):
+    """A multirun that must not start, and as its cause why.
+
+    Not an `Exception`: of those that a callback raises, Hydra only warns.
+    """
+
+
 class OpenParent(Callback):
-    """Hydra callback that opens the parent run; an error is kept, since Hydra only warns."""
+    """Hydra callback that checks the sweep, readies its launcher and opens the parent run."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Create the store and the parent run before any job starts."""
         try:
-            _open(config)
-        except BaseException as error:
-            _opened["error"] = error
+            jobs = _checked(config)
+            with flag_override(config.hydra, ["struct", "readonly"], [False, False]):
+                _ready_launcher(config)
+                _open(config, jobs)
+        except Exception as error:
+            _end_workers()
+            raise Refused from error
+        except BaseException:
+            _end_workers()
             raise
 
 
-def _open(config: DictConfig) -> None:
+def _checked(config: DictConfig) -> int | None:
+    """Compose what the sweep asks for, before anything is created; return its number of jobs.
+
+    The first value of everything that is swept, then each other option of a swept group: so an
+    unknown key or option is found without composing every member. A search has no such number.
+    """
+    loader: Any = GlobalHydra.instance().config_loader()
+    parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    given = [f"{key}={value}" for key, value in parameters.items()]
+    given += list(config.hydra.overrides.task)
+    searching = search.wanted(config)
+    choices: dict[str, list[str]] = {}
+    groups: dict[str, str] = {}
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(given):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values = [str(override.get_value_element_as_str())]
+        elif override.is_discrete_sweep():
+            values = list(override.sweep_string_iterator())
+        elif searching:
+            values = [str(override.value().start)]  # type: ignore[union-attr]
+        else:
+            line = str(override.input_line).partition("=")
+            raise ConfigError(line[0], line[2], "an interval is searched: hydra/sweeper=optuna")
+        choices[key], groups[key] = values, override.key_or_group
+    if searching:
+        search.check(config, any(len(values) > 1 for values in choices.values()), given)
+    first = {key: values[0] for key, values in choices.items()}
+    members = [first]
+    for key, values in choices.items():
+        if loader.get_group_options(groups[key]):
+            members += [{**first, key: value} for value in values[1:]]
+    for member in members:
+        loader.load_sweep_config(config, [f"{key}={value}" for key, value in member.items()])
+    return None if searching else math.prod(map(len, choices.values()))
+
+
+def _ready_launcher(config: DictConfig) -> None:
+    """Give the launcher what this program needs of it, where the user said nothing."""
+    launcher = config.hydra.launcher
+    if launcher._target_.endswith(".JoblibLauncher"):
+        path = f"{__name__}.{leave_interrupts_to_main.__name__}"
+        quiet = {"_target_": "hydra.utils.get_method", "path": path}
+        settings: Any = OmegaConf.to_container(launcher)  # whose own schema has no such key
+        config.hydra.launcher = {**settings, "initializer": quiet}
+    elif launcher._target_.endswith(".RayLauncher"):
+        launcher.ray.remote.setdefault("max_retries", 0)
+        _start_ray(config)
+
+
+def leave_interrupts_to_main() -> None:
+    """Ignore Ctrl-C in a joblib worker, which gets it as well: the main process stops its job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _start_ray(config: DictConfig) -> None:
+    """Start Ray here, or reach a cluster; the launcher then uses what is there.
+
+    Started by the launcher itself it would take over this process's signals, could fail after the
+    parent was opened, and would be given a memory size that a cluster refuses.
+    """
+    given: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
+    address = given.get("address") or os.environ.get("RAY_ADDRESS") or "local"
+    key = "hydra.launcher.ray.init.address"
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ConfigError(key, address, f"does not answer ({type(error).__name__})") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    import ray
+
+    usual: dict[str, Any] = {"logging_level": "error"}
+    if address == "local":
+        usual |= {"include_dashboard": False, "object_store_memory": 80_000_000}
+    else:  # workers elsewhere have other working directories
+        config.hydra.sweep.dir = str(Path(config.hydra.sweep.dir).absolute())
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(**usual | given | {"address": address})
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ConfigError(key, address, f"Ray: {error}") from None
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _workers(config: DictConfig) -> int:
+    """Return how many jobs the launcher runs at once."""
+    target = config.hydra.launcher._target_
+    if target.endswith(".JoblibLauncher"):
+        from joblib import effective_n_jobs
+
+        return int(effective_n_jobs(config.hydra.launcher.n_jobs))
+    if target.endswith(".RayLauncher"):
+        import ray
+
+        return int(ray.cluster_resources().get("CPU", 1))
+    return 1
+
+
+def _open(config: DictConfig, jobs: int | None) -> None:
     from pipeline import tracking
 
     overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
-    uri, place = config.tracking.uri, config.tracking
-    tracking.prepare(uri)
+    place = config.tracking
+    tracking.prepare(place.uri, stale=place.stale)
     title = config.sweep.title or swept(overrides)
+    if jobs is None:
+        search.resume(config, workers=_workers(config))
     note = "Sweep: `" + "` `".join(overrides) + "`. Its runs are nested below."
     parent = tracking.create(
         experiment=place.experiment,
@@ -45,8 +187,92 @@ def _open(config: DictConfig) -> None:
         tags={"kind": "sweep", "overrides": overrides},
         note=note,
     )
-    os.environ[PARENT] = parent.id
-    _opened.update(parent=parent, folder=Path(config.hydra.sweep.dir), title=title, config=config)
+    config.hydra.overrides.hydra.append(f"++hydra.job.env_set.{PARENT}='{parent.id}'")
+    folder = Path(config.hydra.sweep.dir)
+    _opened.update(parent=parent, folder=folder, title=title, config=config, jobs=jobs)
+    _opened["running"] = folder.absolute() / _RUNNING
+
+
+_RUNNING = ".running"
+
+
+@contextlib.contextmanager
+def in_worker(stop: Callable[[int, Any], None]) -> Iterator[bool]:
+    """Let the main process stop this job, where it runs in another process than that.
+
+    Parameters
+    ----------
+    stop
+        Signal handler that raises what ends the job.
+
+    Yields
+    ------
+    bool
+        Whether the job shall run at all: not if the sweep was stopped before it began.
+    """
+    if is_open():
+        yield True
+        return
+    hydra = HydraConfig.get()
+    with contextlib.suppress(OSError):
+        os.chdir(hydra.runtime.cwd)
+    folder = Path(hydra.runtime.cwd, hydra.sweep.dir, _RUNNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    mine, asked, ended = folder / str(hydra.job.num), folder / "stop", threading.Event()
+    mine.write_text(f"{socket.gethostname()} {os.getpid()}")
+    main = threading.main_thread().ident or 0
+
+    def watch() -> None:
+        while not ended.wait(0.25):
+            if asked.exists():
+                signal.pthread_kill(main, signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    before = signal.signal(signal.SIGTERM, stop)
+    watcher.start()
+    try:
+        yield not asked.exists()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ended.set()
+        watcher.join()
+        signal.signal(signal.SIGTERM, before)
+        mine.unlink(missing_ok=True)
+
+
+def stop_jobs() -> None:
+    """Tell the jobs in other processes to end, and wait until they have saved what they hold."""
+    folder = _opened.get("running")
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stop").touch()
+    until = time.monotonic() + GRACE
+    while any(map(_runs, folder.iterdir())) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _runs(file: Path) -> bool:
+    """Whether the job that wrote a file is still there, as far as this machine can tell."""
+    with contextlib.suppress(OSError, ValueError):
+        host, pid = file.read_text().split()
+        if host != socket.gethostname():
+            return True
+        os.kill(int(pid), 0)
+        return True
+    return False
+
+
+def _end_workers() -> None:
+    """End the worker processes of joblib and of a Ray that was started or reached here."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    executor = getattr(loky, "_executor", None)
+    if executor is not None:
+        executor.shutdown(wait=True, kill_workers=True)
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
 
 
 def swept(overrides: list[str]) -> str:
@@ -57,39 +283,51 @@ def swept(overrides: list[str]) -> str:
     return " ".join([*where, "×".join(many)]).strip() or "sweep"
 
 
-def check_opened() -> None:
-    """Raise what kept the parent from being opened; called by the first job."""
-    if "error" in _opened:
-        raise _opened["error"]
-
-
 def is_open() -> bool:
     """Whether this process opened a parent run that nobody has closed yet."""
     return "parent" in _opened
 
 
-def note_failure(parent: str | None, *, name: str, error: Exception) -> None:
-    """Leave a FAILED child for a job that failed before it had opened a run of its own."""
+def note_failure(
+    parent: str | None, *, tracked: Any, folder: Path, name: str, error: Exception
+) -> None:
+    """Leave a FAILED child for a job that failed before it had opened a run of its own.
+
+    Parameters
+    ----------
+    tracked
+        The job's config of the group `tracking`.
+    folder
+        The job's own; an opened run has left its config or its spool there.
+    """
+    if parent is None or any((folder / part).exists() for part in ("config.yaml", "spool")):
+        return
     from pipeline import tracking
 
-    if parent is not None and not any(c.info.run_name == name for c in tracking.children(parent)):
-        tags = {"kind": "run", "sweep": parent, "error": f"{type(error).__name__}: {error}"}
-        tracking.add_failed(parent, name=name, tags=tags)
+    tracking.prepare(tracked.uri, started=True, stale=tracked.stale)
+    tags = {"kind": "run", "sweep": parent, "error": f"{type(error).__name__}: {error}"}
+    tracking.add_failed(parent, name=name, tags=tags)
 
 
 def finish(*, interrupted: bool) -> int:
-    """Close the parent with what its children left, and return the exit code.
+    """End what still runs, close the parent with what its children left; return the exit code.
 
     An empty parent is removed. The children's end is read from the store, where jobs of every
-    launcher leave it.
+    launcher leave it; one that was killed could not, so it is closed here.
     """
+    stop_jobs()
     parent = _opened.pop("parent", None)
-    os.environ.pop(PARENT, None)
-    if parent is None:
+    _end_workers()
+    running = _opened.pop("running", None)
+    if parent is None or running is None:
         return 0
+    shutil.rmtree(running, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        running.parent.rmdir()
+    _redact(_opened["folder"] / "multirun.yaml")
     from pipeline import tracking
 
-    children = tracking.children(parent.id)
+    children = _closed(parent)
     if not children:
         tracking.close(parent.id, "KILLED" if interrupted else "FAILED")
         tracking.remove(parent.id)
@@ -97,31 +335,53 @@ def finish(*, interrupted: bool) -> int:
     failed = [child for child in children if child.info.status != "FINISHED"]
     status, code = ("KILLED" if interrupted else "FAILED"), 1
     try:
-        worst = _report(parent, children, failed)
-        if not failed and not interrupted:
+        worst = _report(parent, children, failed, interrupted=interrupted)
+        missing = (_opened["jobs"] or 0) > len(children)
+        if not failed and not interrupted and not missing:
             status, code = "FINISHED", worst
     finally:
         tracking.close(parent.id, status)
     return code
 
 
-def _report(parent: Any, children: list[Any], failed: list[Any]) -> int:
-    """Compare the finished children and put tables, pictures and report on the parent."""
-    from pipeline import report, terminal, tracking
-    from pipeline.config import parse
-    from pipeline.stages.compare import compare
-    from pipeline.stages.run import load_record
+def _redact(path: Path) -> None:
+    """Take passwords of URIs out of the file that Hydra writes of a sweep's config."""
+    if not path.is_file():
+        return
+    text = path.read_text()
+    if redact(text) != text:
+        storage.write_atomic(path, lambda file: file.write(redact(text).encode()))
 
-    settings = parse(OmegaConf.to_container(_without_hydra(_opened["config"]), resolve=True))  # type: ignore[arg-type]
+
+def _closed(parent: Any) -> list[Any]:
+    """Return the children, after closing those whose process is gone."""
+    from pipeline import tracking
+
+    children = tracking.children(parent.id)
+    lost = [child.info.run_id for child in children if child.info.status == "RUNNING"]
+    for run in lost:
+        tracked = tracking.reopen(run)
+        if tracked is not None:
+            tracked.log_tags({"error": "its process was killed"})
+        tracking.close(run, "KILLED")
+    return tracking.children(parent.id) if lost else children
+
+
+def _report(parent: Any, children: list[Any], failed: list[Any], *, interrupted: bool) -> int:
+    """Compare the finished children and put tables, pictures and report on the parent."""
+    from pipeline import leaderboard, report, terminal
+    from pipeline.stages.compare import compare
+
+    values: Any = OmegaConf.to_container(_without_hydra(_opened["config"]), resolve=True)
+    settings = parse(values)
     notes = []
     for child in failed:
-        reason = child.data.tags.get("error", child.info.status)
+        reason = child.data.tags.get("error", "it was stopped, or its process died")
         notes.append(f"{child.info.run_name} {child.info.status}: {reason}")
-    records = [
-        load_record(tracking.record_folder(child.info.run_id, key="run"), key="run")
-        for child in children
-        if child.data.tags.get("config.digest")  # it got as far as a record
-    ]
+    jobs = _opened["jobs"]
+    if jobs is not None and len(children) < jobs:
+        notes.append(f"{jobs - len(children)} of {jobs} jobs never started")
+    records = [record for record in map(_recorded, children) if record is not None]
     if not records:
         terminal.failures(notes)
         return 1
@@ -132,17 +392,100 @@ def _report(parent: Any, children: list[Any], failed: list[Any]) -> int:
         formats=settings.tracking.figures,
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
+        margin=settings.parity.margin,
+        evidence=_evidence(settings, budget=0.0 if interrupted else settings.parity.budget),
+        hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
         notes=notes,
     )
+    _tag(result)
     parent.log_folder(result.folder / "plots", "plots")
     parent.log_file(result.folder / "report.html")
     parent.log_table(*report.summary(result.records), "runs")
+    if result.board[1]:
+        parent.log_table(*result.board, "leaderboard")
+        parent.log_table(*leaderboard.differences(result.records), "differences")
+    for name, test in result.equal.items():
+        parent.log_tags({f"equivalence.{name}"[:250]: test.sentence()})
     if result.pairs:
         parent.log_table(*result.table(), "pairs")
+        parent.log_tags({"parity.verdict": result.worst})
+    parent.log_file(result.folder / "parity.json")
     parent.log_metrics({f"parity/{key}": v for key, v in result.largest().items()})
     terminal.comparison(result, notes=notes)
+    if jobs is None:
+        best = search.best(_opened["config"])
+        parent.log_tags(best)
+        for key, value in best.items():
+            print(f"{key}  {value}")
     terminal.where(result.folder, uri=settings.tracking.uri)
-    return 1 if any(verdict == "FAIL" for verdict, _ in result.verdicts) else 0
+    return result.exit_code if result.pairs else 0
+
+
+def _recorded(child: Any) -> RunRecord | None:
+    """Return a child's record, if it got as far as one."""
+    from pipeline import tracking
+    from pipeline.stages.run import load_record
+
+    if not child.data.tags.get("config.digest"):
+        return None
+    try:
+        return load_record(tracking.record_folder(child.info.run_id, key="run"), key="run")
+    except ConfigError:
+        return None
+
+
+def _evidence(settings: Any, *, budget: float) -> Any:
+    """Return what measures a pair at the end of a sweep, as long as the budget (s) lasts."""
+    from pipeline.stages.probe import evidence_of, probed
+    from pipeline.stages.run import needs_own_process
+
+    left = budget
+
+    def measured(a: RunRecord, b: RunRecord) -> Any:
+        nonlocal left
+        known = evidence_of(a, b)
+        drawn = parse(a.config).model.init == "framework"  # starts of their own: no pair to probe
+        if known is not None or settings.parity.probe == "off" or drawn or not a.named("param"):
+            return known
+        runs = settings.parity.permutations + 3  # permuted, forced, float64, reference
+        expected = runs * sum(side.about["time"].get("train_s", 0.0) for side in (a, b))
+        if expected > left or any(needs_own_process(parse(side.config)) for side in (a, b)):
+            return None
+        start = time.perf_counter()
+        print(f"probing {a.label()} against {b.label()}: what does rounding do here?", flush=True)
+        found = probed(a, b, say=said, **probing(settings))
+        left -= time.perf_counter() - start
+        return found
+
+    return measured
+
+
+def said(text: str) -> None:
+    """Print what a probe does next."""
+    print(f"  {text}", flush=True)
+
+
+def probing(settings: Any) -> dict[str, Any]:
+    """Return what a probe is told by the config."""
+    wanted = ("permutations", "forced", "prove", "gradcheck")
+    return {key: getattr(settings.parity, key) for key in wanted}
+
+
+def _tag(result: Any) -> None:
+    """Tell each run of a pair its verdict and who its twin is; of several the worst."""
+    from pipeline import tracking
+
+    told: dict[str, list[tuple[str, str]]] = {}
+    for pair, ladder in zip(result.pairs, result.ladders, strict=True):
+        ids = [str(side.about.get("run", "")) for side in pair]
+        for own, twin in (ids, ids[::-1]):
+            told.setdefault(own, []).append((ladder.verdict, twin))
+    for run, found in told.items():
+        worst = max((verdict for verdict, _ in found), key=WORST.__getitem__)
+        twins = ", ".join(twin for _, twin in found)
+        tracked = tracking.reopen(run)
+        if tracked is not None:
+            tracked.log_tags({"parity.verdict": worst, "parity.twin": twins})
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipeline import backends, config, data, losses, models, optimizers, schedules, seeds
+from pipeline import backends, config, data, losses, metrics, models, optimizers, schedules, seeds
 from pipeline.config import Config, ConfigError
 
 
@@ -23,32 +23,78 @@ def check(values: Mapping[str, Any]) -> Config:
         function = config.choose(f"{group}.name", part.name, config.functions(module))
         config.checked_settings(group, function, part.settings)
     config.checked_settings("data", data.maker(settings.data.name), settings.data.settings)
-    first_values = models.spec(settings.model.name).first_values
-    config.checked_settings("model", first_values, settings.model.settings)
+    config.checked_settings(
+        "model", models.spec(settings.model.name).first_values, settings.model.settings
+    )
+    _check_backend(settings)
+    _check_loop(settings)
+    return settings
 
-    traits = backends.traits(settings.backend.name)
-    loop, name = settings.train.loop, settings.backend.name
-    if loop not in traits["LOOPS"]:
+
+def _check_backend(settings: Config) -> None:
+    """Refuse what the backend does not have."""
+    name, traits = settings.backend.name, backends.traits(settings.backend.name)
+    if settings.train.loop not in traits["LOOPS"]:
         instead = " or ".join(traits["LOOPS"])
+        if settings.train.loop == "fit":
+            instead += ", or backend=tensorflow, whose Keras has fit"
         raise ConfigError(
-            "train.loop", loop, f"backend={name} has no such loop; use {instead}"
-            + (", or backend=tensorflow, whose Keras has fit" if loop == "fit" else "")
-        )  # fmt: skip
-    if loop != "manual" and settings.optimizer.name not in traits["NATIVE"]:
-        known = ", ".join(traits["NATIVE"])
-        raise ConfigError(
-            "optimizer.name", settings.optimizer.name, f"train.loop={loop} knows {known} so far"
+            "train.loop", settings.train.loop, f"backend={name} has no such loop; use {instead}"
         )
+    for key, value, there in (
+        ("backend.dtype", settings.backend.dtype, traits["DTYPES"]),
+        ("backend.execution", settings.backend.execution, traits["EXECUTIONS"]),
+        ("model.init", settings.model.init, traits["INITS"]),
+    ):
+        if value not in there:
+            raise ConfigError(key, value, f"backend={name} has {' and '.join(there)}")
+    if name not in models.backends_of(settings.model.name):
+        have = ", ".join(models.backends_of(settings.model.name))
+        raise ConfigError("backend.name", name, f"model={settings.model.name} has twins for {have}")
+    able = getattr(models.spec(settings.model.name), "EXECUTION", traits["EXECUTIONS"])
+    if settings.backend.execution not in able:
+        raise ConfigError(
+            "backend.execution", settings.backend.execution,
+            f"model={settings.model.name} runs {' and '.join(able)} only",
+        )  # fmt: skip
     if settings.backend.xla and not traits["XLA"]:
         raise ConfigError("backend.xla", "true", f"backend={name} does not compile through XLA")
     if settings.backend.xla and settings.backend.execution == "eager":
         raise ConfigError("backend.xla", "true", "needs backend.execution=compiled")
-    if settings.backend.xla and loop == "fit" and settings.backend.deterministic:
+    if settings.backend.xla and settings.train.loop == "fit" and settings.backend.deterministic:
         raise ConfigError("backend.xla", "true", "Keras fit leaves XLA out when deterministic=true")
-    if name not in models.backends_of(settings.model.name):
-        have = ", ".join(models.backends_of(settings.model.name))
-        raise ConfigError("backend.name", name, f"model={settings.model.name} has twins for {have}")
-    return settings
+    refused = getattr(models.spec(settings.model.name), "NO_DETERMINISTIC_XLA", {})
+    for key, value in refused.items() if settings.backend.xla else ():
+        if settings.backend.deterministic and settings.model.settings[key] == value:
+            raise ConfigError(
+                "backend.xla", "true",
+                f"XLA has no deterministic gradient for model.{key}={value}; use another, or "
+                "backend.deterministic=false",
+            )  # fmt: skip
+
+
+def _check_loop(settings: Config) -> None:
+    """Refuse settings of the groups optimizer and train that contradict each other."""
+    optimizer, train = settings.optimizer, settings.train
+    if (optimizer.decay == "none") != (optimizer.weight_decay == 0):
+        raise ConfigError(
+            "optimizer.weight_decay", optimizer.weight_decay,
+            f"does not go with optimizer.decay={optimizer.decay}; say which and how much",
+        )  # fmt: skip
+    if optimizer.name == "adamw" and optimizer.decay == "l2":
+        raise ConfigError("optimizer.decay", "l2", "AdamW's is decoupled; for l2 take adam")
+    if train.loop == "fit" and optimizer.accumulate > 1:
+        raise ConfigError(
+            "optimizer.accumulate", optimizer.accumulate, "train.loop=fit makes an update a batch"
+        )
+    if train.batch is None and train.shuffle:
+        raise ConfigError("train.shuffle", "true", "needs train.batch; a full batch has no order")
+    if train.evaluate_every is None:
+        for key, value in (("patience", train.patience), ("monitor", train.monitor)):
+            if value is not None:
+                raise ConfigError(f"train.{key}", value, "needs train.evaluate_every")
+        if train.weights == "best":
+            raise ConfigError("train.weights", "best", "needs train.evaluate_every")
 
 
 def made(settings: Config) -> data.Dataset:
@@ -57,13 +103,84 @@ def made(settings: Config) -> data.Dataset:
     return data.make(settings.data.name, settings=settings.data.settings, stream=stream)
 
 
+def outputs_of(settings: Config, dataset: data.Dataset) -> int:
+    """Return how many outputs a model needs for this loss on this data.
+
+    Raises
+    ------
+    ConfigError
+        If the loss wants other targets than the data has.
+    """
+    name, classes = settings.loss.name, dataset.classes
+    wanted = getattr(losses, name).targets
+    if (wanted == "values") != (classes is None):
+        has = f"{classes} classes" if classes else "continuous targets"
+        instead = "mse, mae or huber" if classes is None else "cross_entropy"
+        raise ConfigError("loss.name", name, f"data={dataset.name} has {has}; use {instead}")
+    if wanted == "binary" and classes != 2:
+        raise ConfigError(
+            "loss.name", name, f"data={dataset.name} has {classes} classes; use cross_entropy"
+        )
+    return {"values": dataset.outputs, "binary": 1, "classes": classes or 0}[wanted]
+
+
+def encoder(settings: Config, dataset: data.Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what turns targets into those the loss wants: a column a class, or what is there."""
+    if getattr(losses, settings.loss.name).targets != "classes":
+        return lambda y: y
+    columns = np.eye(dataset.classes or 0)
+    return lambda y: columns[y[:, 0]]
+
+
 def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndarray]]:
     """Make a run's samples and shared first weights, so that what does not fit is known now."""
     dataset = made(settings)
-    first = models.spec(settings.model.name).first_values(
+    train = settings.train
+    rows = dataset.rows
+    if train.batch is None and dataset.source is not None:
+        raise ConfigError(
+            "train.batch", "null", "a streamed set is not in memory at once; give a number"
+        )
+    if train.batch is not None and train.batch > rows:
+        raise ConfigError("train.batch", train.batch, f"the training set has {rows} samples")
+    if train.evaluate_every is not None and "x_val" not in dataset.arrays:
+        raise ConfigError(
+            "train.evaluate_every", train.evaluate_every,
+            f"data={dataset.name} has no validation set here",
+        )  # fmt: skip
+    allowed = metrics.REGRESSION if dataset.classes is None else metrics.CLASSES
+    if train.monitor is not None and train.monitor not in allowed:
+        raise ConfigError(
+            "train.monitor", train.monitor,
+            f"data={dataset.name} is scored by {', '.join(allowed)}",
+        )  # fmt: skip
+    spec = models.spec(settings.model.name)
+    first = spec.first_values(
         seeds.stream(settings.seed, "init"),
         inputs=dataset.inputs,
-        outputs=dataset.outputs,
+        outputs=outputs_of(settings, dataset),
         **settings.model.settings,
     )
+    if train.loop == "fit" and masks_of(settings, dataset) is not None:
+        raise ConfigError("train.loop", "fit", "Keras would draw other dropout masks; use manual")
     return dataset, first
+
+
+def masks_of(settings: Config, dataset: data.Dataset) -> Any:
+    """Return what draws an update's dropout masks from the seed; None if the model drops nothing.
+
+    Update k has a stream of its own, so that no other update's draws matter to it.
+    """
+    draw = getattr(models.spec(settings.model.name), "masks", None)
+    if draw is None:
+        return None
+    shape = {"inputs": dataset.inputs, "outputs": outputs_of(settings, dataset)}
+    draw = partial(draw, **shape, **settings.model.settings)
+    if not draw(np.random.default_rng(0), batch=1):
+        return None
+
+    def masks(k: int, sizes: list[int]) -> list[list[np.ndarray]]:
+        rng = seeds.stream(settings.seed, f"dropout.{k}")
+        return [draw(rng, batch=size) for size in sizes]
+
+    return masks

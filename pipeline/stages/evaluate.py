@@ -8,14 +8,22 @@ from pipeline.record import RunRecord
 
 
 def evaluate(
-    record: RunRecord, *, backend: Backend, model: Model, dataset: data.Dataset, dtype: str
+    record: RunRecord, *, backend: Backend, model: Model, dataset: data.Dataset
 ) -> dict[str, float]:
     """Score `model` on the test samples, put predictions and scores into `record`, return them.
 
     The targets stay in float64: the prediction's rounding counts, the target's does not.
     """
-    prediction = backend.predict(model, dataset.arrays["x_test"].astype(dtype))
-    scores = metrics.regression(prediction, dataset.arrays["y_test"])
+    prediction = backend.predict(model, dataset.arrays["x_test"])
+    found = metrics.scores(prediction, dataset.arrays["y_test"], classes=dataset.classes)
     record.arrays["prediction"] = prediction
-    record.about["scores"] = scores
-    return scores
+    record.about["scores"] = found
+    return found
+
+
+def scores(
+    backend: Backend, model: Model, dataset: data.Dataset, *, split: str
+) -> dict[str, float]:
+    """Score `model` in evaluation mode on a split of the data."""
+    prediction = backend.predict(model, dataset.arrays[f"x_{split}"])
+    return metrics.scores(prediction, dataset.arrays[f"y_{split}"], classes=dataset.classes)

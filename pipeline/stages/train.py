@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import gc
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline import data, schedules
-from pipeline.backends.base import Backend
+from pipeline import data, metrics, schedules
+from pipeline.backends.base import Backend, Slots, State
+from pipeline.checkpoint import Checkpoint
+from pipeline.data.batches import AnyBatches, Noted
 from pipeline.models import Twin
 from pipeline.record import RunRecord, Trace
+from pipeline.stages.evaluate import scores
 
 Report = Callable[[int, float], None]
+
+
+class Keep(Protocol):
+    """What keeps checkpoints: says when one is due, and writes it."""
+
+    def due(self) -> bool:
+        """Whether it is time for one."""
+
+    def save(self, *, epoch: int, counted: Mapping[str, Any], **what: Any) -> None:
+        """Write one; see `pipeline.checkpoint.save`."""
 
 
 def train(
@@ -22,12 +36,18 @@ def train(
     backend: Backend,
     model: Any,
     twin: Twin,
+    batches: AnyBatches,
     dataset: data.Dataset,
-    dtype: str,
+    epochs: int,
     rates: np.ndarray,
     full: bool,
     progress: Report,
     log_every: int,
+    evaluate_every: int | None,
+    patience: int | None,
+    monitor: str | None,
+    keep: Keep | None = None,
+    resume: Checkpoint | None = None,
     **how: Any,
 ) -> None:
     """Train `model` and put what happened into `record`, also when training ends early.
@@ -36,10 +56,19 @@ def train(
     ----------
     record
         Filled in place, so that what was kept survives an exception.
+    batches
+        The training samples in their order.
     rates
         Learning rate of each update.
     progress
-        Called every `log_every` updates with the number made and the last loss.
+        Called every `log_every` epochs with the number of updates made and the last loss.
+    evaluate_every, patience, monitor
+        Epochs between two scores of the validation set, how many of them without a better
+        `monitor` end training, and which score that is (None: mse, or log_loss for classes).
+    keep
+        Called after an epoch with what a checkpoint needs, if it says that one is due.
+    resume
+        Where an interrupted training goes on.
     how
         What `Backend.train` takes besides: loop, loss, optimizer, execution.
 
@@ -49,30 +78,93 @@ def train(
         If the loss becomes NaN or infinite; that step is the last one in the record.
     """
     first = backend.read(model, twin)
-    trace = Trace(list(first), rates=rates, full=full)
+    trace = Trace(rates=rates, full=full)
+    updates = len(rates) // epochs
+    decisive = monitor or ("mse" if dataset.classes is None else "log_loss")
+    curves: dict[str, list[float]] = {}
+    best: dict[str, np.ndarray] = {}
+    checks: dict[str, list[int]] = {}
+    noted = Noted(batches)
+    waited = 0
+    begin: tuple[int, State] | None = None
+    if resume is not None:
+        counted = resume.about["counted"]
+        curves, checks, waited = counted["curves"], counted["checks"], counted["waited"]
+        start, kept = resume.named("first"), resume.named("best")
+        best = {name: kept[name] for name in first if kept}
+        first = {name: start[name] for name in first}
+        if counted["best"]:
+            record.about["best"] = counted["best"]
+        rows = dict(resume.rows)
+        noted.samples = rows.pop("order/samples").tolist()
+        noted.sequence = rows.pop("order/sequence").tolist()
+        trace.restore(rows)
+        slots = {slot: resume.named(f"slot/{slot}") for slot in how["update"].slots}
+        begin = (resume.epoch, (resume.named("param"), slots))
+    marked = len(noted.samples)
 
-    def report(step: int) -> None:
-        progress(step, trace.last_loss())
+    def after(epoch: int, slots: Slots) -> bool:
+        if epoch % log_every == 0:
+            progress(epoch * updates, trace.last_loss())
+        if not full:
+            checksums(epoch)
+        stop = evaluate_every is not None and epoch % evaluate_every == 0 and scored(epoch)
+        if keep is not None and not stop and epoch < epochs and keep.due():
+            checkpoint(epoch, slots)
+        return stop
+
+    def checkpoint(epoch: int, slots: Slots) -> None:
+        nonlocal marked
+        order = {"samples": noted.samples[marked:], "sequence": noted.sequence[marked:]}
+        marked = len(noted.samples)
+        assert keep is not None
+        keep.save(
+            epoch=epoch,
+            counted={"curves": curves, "checks": checks, "waited": waited,
+                     "best": record.about.get("best")},
+            state={f"param/{name}": v for name, v in backend.read(model, twin).items()}
+            | {f"slot/{s}/{n}": v for s, own in slots().items() for n, v in own.items()}
+            | {f"first/{name}": v for name, v in first.items()}
+            | {f"best/{name}": v for name, v in best.items()},
+            rows=trace.take() | {f"order/{k}": np.array(v, np.uint64) for k, v in order.items()},
+        )  # fmt: skip
+
+    def checksums(epoch: int) -> None:
+        checks.setdefault("step", []).append(epoch * updates)
+        for name, value in backend.read(model, twin).items():
+            checks.setdefault(name, []).append(zlib.crc32(np.ascontiguousarray(value).data))
+
+    def scored(epoch: int) -> bool:
+        """Score the validation set; whether it is time to stop."""
+        nonlocal best, waited
+        found = scores(backend, model, dataset, split="val")
+        for name, value in {"step": epoch * updates, **found}.items():
+            curves.setdefault(name, []).append(value)
+        sign = -1 if decisive in metrics.HIGHER else 1
+        seen = sign * np.array(curves[decisive])
+        if len(seen) == 1 or seen[-1] < np.nanmin(seen[:-1]):
+            best, waited = backend.read(model, twin), 0
+            record.about["best"] = {"step": epoch * updates, "score": decisive} | found
+        else:
+            waited += 1
+        return patience is not None and waited >= patience
 
     gc.freeze()  # what is kept makes the collector run; it need not look at the whole framework
     try:
         backend.train(
-            model,
-            twin,
-            x=dataset.arrays["x_train"].astype(dtype),
-            y=dataset.arrays["y_train"].astype(dtype),
-            trace=trace,
-            report=report,
-            log_every=log_every,
-            **how,
-        )
+            model, twin, batches=noted, epochs=epochs, trace=trace, after=after, forced=None,
+            resume=begin, **how,
+        )  # fmt: skip
         trace.flush()
     finally:
         gc.unfreeze()
         last = backend.read(model, twin)
         record.arrays |= trace.collect(first)
-        record.arrays |= {f"first/{name}": value for name, value in first.items()}
-        record.arrays |= {f"last/{name}": value for name, value in last.items()}
+        record.arrays |= noted.arrays(record.steps)
+        kinds: dict[str, Mapping[str, Any]]
+        kinds = {"first": first, "last": last, "best": best, "val": curves, "check": checks}
+        for kind, values in kinds.items():
+            record.arrays |= {f"{kind}/{name}": np.asarray(v) for name, v in values.items()}
         record.about["time"] = timing(record.arrays["seconds"])
 
 
