@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 SWEEP ?= latest
+JOBS ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run sweep compare ui test bench lint clean
+.PHONY: help setup demo run sweep compare ui server test test-faults bench docs lint clean
 
 help: ## Say what each target does
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-9s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP) ## Make or refresh .venv with everything that is needed
 
@@ -19,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## The article's experiment in both frameworks, compared (ARGS="overrides")
-	$(BIN)/python -m pipeline -m backend=torch,tensorflow experiment=article $(ARGS)
+	$(BIN)/python -m pipeline -m backend=torch,tensorflow experiment=article sweep.rerun=true $(ARGS)
 
 run: $(STAMP) ## One tracked run (ARGS="experiment=article_fit seed=1")
 	$(BIN)/python -m pipeline $(ARGS)
@@ -33,11 +34,22 @@ compare: $(STAMP) ## Compare what a sweep recorded (SWEEP=latest or its id), tra
 ui: $(STAMP) ## Open the MLflow UI on what was recorded (http://127.0.0.1:5000)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --host 127.0.0.1 --port 5000 $(ARGS)
 
-test: $(STAMP) ## The whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+server: $(STAMP) ## A tracking server on loopback, artifacts served (tracking.uri=http://127.0.0.1:5000)
+	$(BIN)/python -c "from pipeline import tracking; tracking.prepare('sqlite:///outputs/mlflow.db')"
+	$(BIN)/mlflow server --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts --host 127.0.0.1 --port 5000 --workers 2 $(ARGS)
+
+test: $(STAMP) ## The whole test suite, in JOBS=2 processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray (minutes)
+	$(BIN)/python -m pytest -m slow tests/faults tests/test_launchers.py tests/test_resume_command.py $(ARGS)
 
 bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compiled, start-up
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,min,rounds -s $(ARGS)
+
+docs: $(STAMP) ## Write docs/pairs.md from the twins' source, and run the example of docs/parity.md
+	$(BIN)/python docs/pairs.py
+	$(BIN)/python docs/parity.py
 
 lint: $(STAMP) ## Style, types and the layers of the house
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

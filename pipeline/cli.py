@@ -22,13 +22,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import sweep
+from pipeline import search, sweep
 from pipeline.config import Config, ConfigError
+from pipeline.record import RunRecord
+from pipeline.spool import redact
 
 _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-DEBUG = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# What the user asked for; `main` sets the first one itself, and workers inherit both.
+DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
 _exit = 0
+_received: int | None = None
 
 
 class Terminated(KeyboardInterrupt):
@@ -37,15 +41,16 @@ class Terminated(KeyboardInterrupt):
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    os.environ["TWINGRAD_DEBUG"] = str(int(DEBUG))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors shall reach `_code`, not stderr
     _catch_signals()
     interrupted, code = False, 0
     try:
-        _job()
+        _command()
         code = _exit
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         interrupted = True
-        code = 143 if isinstance(error, Terminated) else 130
+        code = 143 if _received == signal.SIGTERM else 130
         _say("stopped by SIGTERM" if code == 143 else "stopped by Ctrl-C")
     except BaseException as error:
         code = _code(error)
@@ -59,31 +64,56 @@ def main() -> None:
     sys.exit(code)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _job(cfg: DictConfig) -> Any:
-    """Run what one composed config asks for; in a sweep, return the failure instead of raising."""
+    """Run what one composed config asks for."""
     global _exit
-    sweep.check_opened()
     folder = Path(HydraConfig.get().runtime.output_dir)
     with _no_empty_folder(folder):
-        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-        name = HydraConfig.get().job.override_dirname or "run"
-        parent = os.environ.get(sweep.PARENT) if sweeping else None
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return _member(cfg, folder)
         try:
-            values = _values(cfg)
-            if sweeping:
-                _run(values, folder=folder, name=name, parent=parent)
-            else:
-                _exit = _single(values, folder)
+            _exit = _single(_values(cfg), folder)
         except Exception as error:
-            if not sweeping:
-                _exit = _code(error)
-                return None
-            _say(f"job {HydraConfig.get().job.num} ({name}) failed: {error}")
-            if DEBUG:
-                traceback.print_exc()
-            sweep.note_failure(parent, name=name, error=error)
-            return f"failed: {error}"
+            _exit = _code(error)
+    return None
+
+
+# Beside `_job`, not around it: workers are told the function by its name.
+_command = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_job)
+
+
+def _member(cfg: DictConfig, folder: Path) -> Any:
+    """Run one job of a sweep, wherever it runs.
+
+    Returns
+    -------
+    object
+        The number a search minimises, None in a plain sweep; the reason, as text, of a failure.
+    """
+    name = HydraConfig.get().job.override_dirname or "run"
+    parent, metric = os.environ.get(sweep.PARENT), OmegaConf.select(cfg, "sweep.metric")
+    try:
+        with sweep.in_worker(_stop) as wanted:
+            if not wanted:
+                return "stopped before it began"
+            try:
+                again = bool(cfg.sweep.rerun)
+                found = _run(
+                    _values(cfg), folder=folder, name=name, parent=parent, resume=not again
+                )
+                if search.wanted(HydraConfig.instance().cfg):  # type: ignore[arg-type]
+                    return search.value(found or RunRecord.load(folder / "record"), metric)
+            except Exception as error:
+                _say(f"job {HydraConfig.get().job.num} ({name}) failed: {error}")
+                if DEBUG:
+                    traceback.print_exc()
+                place = {"tracked": cfg.tracking, "folder": folder}
+                sweep.note_failure(parent, **place, name=name, error=error)
+                return f"failed: {error}"
+    except KeyboardInterrupt:
+        if sweep.is_open():
+            raise
+        return "stopped"  # in a worker: whether the sweep goes on is the main process's matter
     return None
 
 
@@ -95,11 +125,19 @@ def _values(cfg: DictConfig) -> dict[str, Any]:
 
 def _single(values: dict[str, Any], folder: Path) -> int:
     """Run a command that is no sweep, and return its exit code."""
-    if "compare" in values["stages"]:
+    if "sync" in values["stages"]:
+        from pipeline import config
+        from pipeline.stages.sync import sync
+
+        return sync(config.parse(values))
+    if {"probe", "compare"} & set(values["stages"]):
         return _compare(values, folder)
     if values["run"] is not None:
         return _score(values)
-    record = _run(values, folder=folder, name=_name(values), parent=None)
+    resume = values["resume"] is not None
+    if resume:
+        values = _interrupted(values)
+    record = _run(values, folder=folder, name=_name(values), parent=None, resume=resume)
     if record is not None:
         from pipeline import terminal
 
@@ -108,17 +146,55 @@ def _single(values: dict[str, Any], folder: Path) -> int:
     return 0
 
 
-def _run(values: dict[str, Any], *, folder: Path, name: str, parent: str | None) -> Any:
-    """Check a config whole, then run it, here or in a process of its own."""
+def _interrupted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of the run that ``resume=`` names, with this command's store."""
+    from pipeline.stages.run import interrupted
+
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if key != "resume" and not key.startswith("tracking"):
+            raise ConfigError(
+                key, override.split("=")[-1], "with resume=, the config is that run's"
+            )
+    found = interrupted(values["resume"], key="resume")
+    kept = {**found["config"], "tracking": values["tracking"]}
+    dataset = _dataset(kept)
+    if dataset.digest != found["data.digest"]:
+        raise ConfigError("resume", values["resume"], "was made with other data; run it anew")
+    return kept
+
+
+def _dataset(values: Mapping[str, Any]) -> Any:
+    from pipeline.stages.check import made
+
+    return made(_check(values))
+
+
+def _run(
+    values: dict[str, Any],
+    *,
+    folder: Path,
+    name: str,
+    parent: str | None,
+    resume: bool,
+) -> Any:
+    """Check a config whole, then run it, here or in a process of its own.
+
+    What a sweep has finished before is linked to it instead.
+    """
     settings = _check(values)
     from pipeline.stages.check import samples_and_start
 
     dataset, first = samples_and_start(settings)
+    if parent is not None and resume:
+        known = _linked(settings, values, dataset, name=name, parent=parent)
+        if known is not None:
+            return known
     from pipeline import terminal
     from pipeline.stages.run import needs_own_process, run
 
     if needs_own_process(settings):
-        return _elsewhere(values, folder=folder, name=name, parent=parent)
+        return _elsewhere(values, folder=folder, name=name, parent=parent, resume=resume)
     record = run(
         settings,
         values=values,
@@ -127,17 +203,38 @@ def _run(values: dict[str, Any], *, folder: Path, name: str, parent: str | None)
         folder=folder,
         name=name,
         parent=parent,
+        resume=resume,
         progress=terminal.progress,
     )
     return record if record.arrays else None
+
+
+def _linked(settings: Config, values: Any, dataset: Any, *, name: str, parent: str) -> Any:
+    """Return the record of the same job if it was finished before, and link it to the sweep."""
+    from pipeline import tracking
+    from pipeline.stages.run import load_record, same_job
+
+    tracking.prepare(settings.tracking.uri, started=True, stale=settings.tracking.stale)
+    done = tracking.finished(
+        experiment=settings.tracking.experiment, tags=same_job(values, dataset)
+    )  # None, too, where the store does not answer
+    if done is None:
+        return None
+    try:
+        record = load_record(tracking.record_folder(done, key="run"), key="run")
+    except ConfigError:  # its record is gone: run it again
+        return None
+    tracking.link(parent, done, name=name)
+    print(f"{name}: finished before, as run {done}; sweep.rerun=true runs it again", flush=True)
+    return record
 
 
 def _check(values: Mapping[str, Any]) -> Config:
     from pipeline.stages.check import check
 
     settings = check(values)
-    if "compare" in settings.stages:
-        raise ConfigError("stages", list(settings.stages), "compare stands alone")
+    if {"probe", "compare"} & set(settings.stages):
+        raise ConfigError("stages", list(settings.stages), "probe and compare stand alone")
     if "train" not in settings.stages and settings.stages != ("generate",):
         raise ConfigError("stages", list(settings.stages), "evaluate needs train, or run=<run>")
     return settings
@@ -145,6 +242,8 @@ def _check(values: Mapping[str, Any]) -> Config:
 
 def _elsewhere(values: dict[str, Any], **how: Any) -> None:
     """Run one job in a fresh process: its framework was already started here in another way."""
+    # A child is told the default too; in joblib's workers that is a method that no child knows.
+    multiprocessing.set_start_method("spawn", force=True)
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe()
     process = context.Process(target=_child, args=(theirs, values), kwargs=how)
@@ -191,14 +290,15 @@ def _score(values: Mapping[str, Any]) -> int:
 
 
 def _compare(values: Mapping[str, Any], folder: Path) -> int:
-    """Compare recorded runs."""
+    """Probe recorded runs, compare them, or both."""
     from pipeline import config, terminal, tracking
-    from pipeline.stages.compare import compare
+    from pipeline.stages.compare import compare, paired
+    from pipeline.stages.probe import evidence_of, probed
     from pipeline.stages.run import load_record
 
     settings = config.parse(values)
-    if settings.stages != ("compare",):
-        raise ConfigError("stages", list(settings.stages), "compare stands alone")
+    if not set(settings.stages) <= {"probe", "compare"}:
+        raise ConfigError("stages", list(settings.stages), "probe and compare stand alone")
     runs, chosen = list(settings.compare.runs), settings.compare.sweep
     if (len(runs) < 2) == (chosen is None):
         raise ConfigError("compare.runs", runs, "give two or more runs, or compare.sweep")
@@ -210,13 +310,24 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
         )
         runs = tracking.finished_children(parent)
     key = "compare.runs"
+    records = [load_record(tracking.record_folder(run, key=key), key=key) for run in runs]
+    if "probe" in settings.stages:
+        for a, b in paired(records)[0]:
+            print(f"probing {a.label()} against {b.label()}", flush=True)
+            probed(a, b, say=sweep.said, **sweep.probing(settings))
+    if "compare" not in settings.stages:
+        return 0
+    asked = f"compare.sweep={chosen}" if chosen else f"compare.runs=[{','.join(runs)}]"
     result = compare(
-        [load_record(tracking.record_folder(run, key=key), key=key) for run in runs],
+        records,
         folder=folder,
         title=f"Comparison of {len(runs)} runs",
         formats=settings.tracking.figures,
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
+        margin=settings.parity.margin,
+        evidence=evidence_of,
+        hint=f"; python -m pipeline 'stages=[probe,compare]' '{asked}' measures it",
     )
     terminal.comparison(result, notes=())
     terminal.where(folder, uri=settings.tracking.uri)
@@ -249,22 +360,28 @@ def _no_empty_folder(folder: Path) -> Any:
 
 def _catch_signals() -> None:
     """Turn the first SIGINT or SIGTERM into an exception and ignore what follows."""
-
-    def stop(number: int, frame: Any) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
+        signal.signal(each, _stop)
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Signal handler: let jobs elsewhere end, which their launcher would kill, then raise."""
+    global _received
+    _received = number  # Ray raises a plain KeyboardInterrupt instead of what a handler raised
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    sweep.stop_jobs()
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _say(text: str) -> None:
-    print(f"twingrad: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    print(f"twingrad: {redact(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
 def _code(error: BaseException) -> int:
     """Say what went wrong in one line, and return the exit code it stands for."""
+    if isinstance(error, sweep.Refused) and error.__cause__ is not None:
+        error = error.__cause__
     if DEBUG:
         traceback.print_exception(error)
     if isinstance(error, SystemExit):
@@ -281,7 +398,9 @@ def _explained(error: BaseException) -> str:
     """Put Hydra's and OmegaConf's errors into one line: the key, the value, what is allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option}: must be one of {', '.join(sorted(error.options))}"
+        extra = {"ray": "ray", "optuna": "search"}.get(option)
+        install = f"; pip install 'twingrad[{extra}]' brings {option}" if extra else ""
+        return f"{group}={option}: must be one of {', '.join(sorted(error.options))}{install}"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
         allowed = ", ".join(sorted(map(str, cause.parent_node)))

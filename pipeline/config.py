@@ -57,18 +57,39 @@ class Model(Component):
 
 @_schema
 class Optimizer(Component):
-    """An update rule with its base learning rate; a schedule turns that into the rate of a step."""
+    """An update rule with its base learning rate; a schedule turns that into the rate of a step.
+
+    `decay` says what `weight_decay` λ means: ``l2`` adds λ·w to the gradient, ``decoupled`` takes
+    lr·λ·w from the parameter beside the rule. `clip_norm` bounds the norm of all gradients
+    together. `accumulate` batches make one update.
+    """
 
     lr: Positive
+    decay: Literal["none", "l2", "decoupled"]
+    weight_decay: NonNegative
+    clip_norm: Positive | None
+    accumulate: Count
 
 
 @_schema
 class Train:
-    """The loop: which one, how long, how often it says something."""
+    """The loop: which one, how long, on what batches, and how often it is looked at.
+
+    `batch` None is the full batch. The validation set is scored every `evaluate_every` epochs;
+    after `patience` scores without a better one training stops. `weights` are those that the test
+    set is scored with. A `checkpoint` is written at the first epoch's end after so many seconds.
+    """
 
     loop: Literal["manual", "native", "fit"]
     epochs: Count
+    batch: Count | None
+    shuffle: bool
+    evaluate_every: Count | None
+    patience: Count | None
+    monitor: Literal["mse", "mae", "r2", "accuracy", "log_loss"] | None
+    weights: Literal["last", "best"]
     log_every: Count
+    checkpoint: NonNegative | None
 
 
 @_schema
@@ -76,7 +97,7 @@ class Backend:
     """A framework and how it runs; every word means the same in all of them."""
 
     name: str
-    dtype: Literal["float32", "float64"]
+    dtype: Literal["float32", "float64", "longdouble"]
     device: Literal["auto", "cpu", "cuda"]
     execution: Literal["eager", "compiled"]
     xla: bool
@@ -86,14 +107,23 @@ class Backend:
 
 @_schema
 class Record:
-    """What a run keeps of its steps: everything (full), or losses, rates and norms (scalars)."""
+    """What a run keeps of its steps: everything (full), or losses, rates and norms (scalars).
 
-    trace: Literal["full", "scalars"]
+    ``auto`` is full as long as the record stays within `max_bytes`.
+    """
+
+    trace: Literal["auto", "full", "scalars"]
+    max_bytes: Count
 
 
 @_schema
 class Tracking:
-    """Where runs are logged, and how much of them."""
+    """Where runs are logged, how much of them, and how often (seconds).
+
+    `flush` lies between two deliveries while training goes on, `heartbeat` between two signs of
+    life for other hosts, whose runs count as dead after `stale`. `wait` is how long a run that ends
+    waits for a store that does not answer.
+    """
 
     uri: Annotated[str, Field(min_length=1)]
     artifacts: Annotated[str, Field(min_length=1)]
@@ -101,14 +131,30 @@ class Tracking:
     model: bool
     max_points: Annotated[int, Field(ge=2)]
     figures: Annotated[tuple[Literal["png", "pdf", "svg"], ...], Strict(False), Field(min_length=1)]
+    flush: Positive
+    heartbeat: Positive
+    stale: Positive
+    wait: NonNegative
 
 
 @_schema
 class Parity:
-    """How two runs are judged: by bits (both null), or within NumPy's ``atol + rtol·|b|``."""
+    """How two runs are judged, and what a probe measures for it.
+
+    With `rtol` or `atol` a fixed tolerance replaces the derived bounds. ``probe=auto`` lets a
+    multirun measure its own pairs, as long as that takes at most about `budget` seconds. `margin`
+    is the difference of final scores that counts as none, for runs over several seeds.
+    """
 
     rtol: NonNegative | None
     atol: NonNegative | None
+    probe: Literal["auto", "off"]
+    budget: Positive
+    permutations: Count
+    forced: bool
+    prove: bool
+    gradcheck: bool
+    margin: Positive | None
 
 
 @_schema
@@ -121,9 +167,15 @@ class Compare:
 
 @_schema
 class Sweep:
-    """What surrounds a multirun."""
+    """What surrounds a multirun.
+
+    `metric` is what a search minimises, such as ``eval/mse``. With `rerun`, jobs that were already
+    finished by the same code on the same data are run again.
+    """
 
     title: str | None
+    metric: str | None
+    rerun: bool
 
 
 @_schema
@@ -144,11 +196,12 @@ class Config:
     sweep: Sweep
     seed: Natural
     stages: Annotated[
-        tuple[Literal["generate", "train", "evaluate", "compare"], ...],
+        tuple[Literal["generate", "train", "evaluate", "probe", "compare", "sync"], ...],
         Strict(False),
         Field(min_length=1),
     ]
     run: str | None
+    resume: str | None
 
 
 _GROUPS: dict[str, type] = {
@@ -265,7 +318,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 # What does not change the numbers a run produces.
-_BESIDE = ("tracking", "parity", "compare", "sweep", "stages", "run", "experiment")
+_BESIDE = ("tracking", "parity", "compare", "sweep", "stages", "run", "resume", "experiment")
+_BESIDE_TOO = ("train.checkpoint", "train.log_every")
+
+
+def decides(key: str) -> bool:
+    """Whether a setting, by its dotted key, can change the numbers a run produces."""
+    return key.split(".")[0] not in _BESIDE and key not in _BESIDE_TOO
 
 
 def digest(values: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
@@ -279,5 +338,5 @@ def digest(values: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
         Dotted keys left out; two runs are a pair when their digests without ``backend.name`` agree.
     """
     flat = flatten(values)
-    kept = {k: v for k, v in flat.items() if k.split(".")[0] not in _BESIDE and k not in without}
+    kept = {k: v for k, v in flat.items() if decides(k) and k not in without}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -7,8 +7,10 @@ freed. Matplotlib is imported when the first figure is made.
 from __future__ import annotations
 
 import io
+import math
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from pipeline import config, losses, storage
+from pipeline import config, leaderboard, losses, storage
 from pipeline.data import Dataset
 from pipeline.parity.distance import ulps
+from pipeline.parity.ladder import WORST, Ladder
 from pipeline.record import RunRecord
 
 if TYPE_CHECKING:
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pair = tuple[RunRecord, RunRecord]
+Judged = tuple[Pair, Ladder]
 Curve = tuple[RunRecord, dict[str, Any]]
+
 Line = tuple[float, float]
 
 DPI = 200
@@ -45,17 +50,42 @@ _OTHER_DOT_SIZE = 11.0
 # Okabe and Ito's colours, in an order that also steps through the greys.
 _PARAMETER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#d55e00")
 _PARAMETER_STYLES = ("-", (0, (4, 1.5)), ":")
+_DISTANCES: dict[str, dict[str, Any]] = {
+    "floor": {"label": "noise floor", "color": "#56b4e9", "linewidth": 3.5},
+    "bound": {"label": "bound", "color": "#0072b2", "linewidth": 1.4, "linestyle": (0, (4, 1.5))},
+    "apart": {"label": "the two runs", "color": "#000000", "linewidth": 1.7},
+    "forced": {"label": "each step from equal states", "color": "#d55e00", "linewidth": 1.0},
+}
 _MARKERS = "os^DvPph"
 _BLACK, _GREY = "#000000", "#8a8a8a"
 
 _MANY = 8  # more runs than this in one picture are drawn thin, with one legend entry a label
 _DOTS_AT_MOST = 5000
+_STEPS_APART = 400  # a minibatch loss of more steps than this is drawn as a running mean
 _PANELS = 6
+_MULTIPLES = 12
+_TENSORS = 30  # rows of a heat map; of several, half as many
+_LEAST_OVER, _MOST_OVER = 1e-3, 1e3  # where the colours of a heat map end
+_SAMPLED = 1_000_000
+_FEW_NUMBERS = 50  # fewer make no histogram
+_CELLS = 20  # up to this many classes, a confusion matrix has its counts written in
 
 _LOSS_LABELS = {
     "mse": "mean squared error (units of y²)",
     "mae": "mean absolute error (units of y)",
+    "huber": "Huber loss",
+    "cross_entropy": "cross-entropy (nats)",
+    "bce": "binary cross-entropy (nats)",
 }
+_SCORE_LABELS = {
+    "mse": _LOSS_LABELS["mse"],
+    "mae": _LOSS_LABELS["mae"],
+    "r2": "R²",
+    "accuracy": "accuracy",
+    "log_loss": "log loss (nats)",
+}
+# The score that a loss becomes on other samples; it can share the loss's axis.
+_SAME_SCORE = {"mse": "mse", "mae": "mae", "cross_entropy": "log_loss", "bce": "log_loss"}
 # The least that a loss can be on average when the targets carry normal noise of deviation σ.
 _IRREDUCIBLE = {
     "mse": ("σ²", lambda noise: noise**2),
@@ -64,11 +94,11 @@ _IRREDUCIBLE = {
 
 
 def single(record: RunRecord, dataset: Dataset) -> dict[str, Figure]:
-    """Draw one run: ``samples``, ``fit``, ``loss``, ``path`` and ``residuals``.
+    """Draw one run: ``samples``, ``fit``, ``loss``, ``validation``, ``path`` and ``residuals``.
 
     A figure that makes no sense for the model or the data, or for which the record holds too
     little, is left out: the line needs one feature and one target, the path two scalars at every
-    step, the residuals predictions.
+    step, the residuals predictions. Of classes there is ``confusion`` instead of residuals.
     """
     figures = {}
     if _is_planar(dataset):
@@ -80,15 +110,17 @@ def single(record: RunRecord, dataset: Dataset) -> dict[str, Figure]:
 
 
 def overview(record: RunRecord, dataset: Dataset) -> Figure:
-    """Draw one run in one figure: its loss, its line (or its residuals), and its path."""
+    """Draw one run in one figure: its loss, its line (or residuals, or confusion), its path."""
     curves = _curves([record])
-    drawings = []
+    drawings: list[Callable[[Axes], None]] = []
     if _kept_losses(curves):
-        drawings.append(partial(_draw_loss, curves=curves))
+        drawings.append(partial(_draw_loss, curves=curves, dataset=dataset))
     if _lines(curves, dataset):
         drawings.append(partial(_draw_fit, curves=curves, dataset=dataset))
     elif _residuals(curves, dataset):
         drawings.append(partial(_draw_residuals, curves=curves, dataset=dataset))
+    for _, said in _classified([record], dataset):
+        drawings.append(partial(_draw_confusion, said=said, dataset=dataset))
     if _paths(curves, dataset):
         drawings.append(partial(_draw_path, curves=curves, dataset=dataset))
     figure = _new(4.6 * max(1, len(drawings)), 4.2)
@@ -103,7 +135,7 @@ def overview(record: RunRecord, dataset: Dataset) -> Figure:
 def comparison(
     records: Sequence[RunRecord], dataset: Dataset, *, pairs: Sequence[Pair]
 ) -> dict[str, Figure]:
-    """Draw all runs over each other: ``fit``, ``loss``, ``path``, ``residuals``, and ``ulps``.
+    """Draw all runs over each other, in the figures of `single` but ``samples``, and ``ulps``.
 
     Parameters
     ----------
@@ -112,16 +144,190 @@ def comparison(
     dataset
         What all of them were trained on.
     pairs
-        Runs whose parameters are compared step by step in the figure ``ulps``.
+        Runs whose parameters are compared step by step in the figure ``ulps``, and whose predicted
+        classes in ``confusion``.
     """
-    figures = _overlaid(records, dataset)
+    figures = _overlaid(records, dataset, pairs=pairs)
     measured = [(pair, found) for pair in pairs if (found := _apart(*pair))]
     if measured:
         figures["ulps"] = _ulps(measured, pairs=len(pairs))
     return figures
 
 
-def save(figures: Mapping[str, Figure], folder: Path, *, formats: Sequence[str]) -> list[Path]:
+def parity(judged: Sequence[Judged]) -> dict[str, Figure]:
+    """Draw what was measured of pairs: ``distance``, ``ladder``, ``reference``, ``ulp_histogram``.
+
+    One panel a pair; of more than six the worst. A figure for which nothing was measured is left
+    out. What they show is in the captions of `pipeline.report`.
+    """
+    judged = sorted(judged, key=lambda one: -WORST[one[1].verdict])
+    runs = list({id(run): run for pair, _ in judged for run in pair}.values())
+    named = dict(zip(map(id, runs), names(runs), strict=True))
+    tensors = _TENSORS if len(judged) == 1 else _TENSORS // 2
+    panels: dict[str, list[Callable[[Axes], None]]] = {}
+    for (a, b), ladder in judged:
+        title = f"{ladder.verdict}: {named[id(a)]} and {b.label()}"
+        drawings: dict[str, Callable[[Axes], None]] = {}
+        if len(ladder.distances.get("apart", ())) > 1:
+            drawings["distance"] = partial(_draw_distance, ladder=ladder, title=title)
+        if any(not np.isnan(over) for rung in ladder.rungs for over in rung.tensors.values()):
+            drawings["ladder"] = partial(_draw_ladder, ladder=ladder, title=title, most=tensors)
+        if ladder.errors:
+            drawings["reference"] = partial(_draw_reference, pair=(a, b), ladder=ladder,
+                                            title=title)  # fmt: skip
+        counted = _counted(a, b)
+        if counted:
+            drawings["ulp_histogram"] = partial(_draw_counted, found=counted, title=title)
+        for name, draw in drawings.items():
+            panels.setdefault(name, []).append(draw)
+    rows = max((len(_tensors(ladder)) for _, ladder in judged), default=0)
+    sizes = {"ladder": (7.4, 2.0 + 0.26 * min(rows, tensors))}
+    return {
+        name: _paneled(found, of=len(judged), size=sizes.get(name, (6.6, 4.2)))
+        for name, found in panels.items()
+    }
+
+
+def sweep(records: Sequence[RunRecord]) -> dict[str, Figure]:
+    """Draw what a sweep did: ``curves`` by setting, ``sensitivity`` to each, and ``cost``.
+
+    Nothing of runs that differ in their backend or seed alone.
+    """
+    finished = [record for record in records if record.about["status"] == "FINISHED"]
+    swept = [key for key in leaderboard.swept(finished) if key not in ("backend.name", "seed")]
+    score = leaderboard.score_of(finished)
+    if not swept or score is None or len(finished) < 3:
+        return {}
+    figures = {"curves": _small_multiples(finished, swept)}
+    found = leaderboard.sensitivity(finished)
+    keys = list(found)[:_PANELS]
+    columns = min(3, len(keys))
+    figures["sensitivity"] = _new(4.2 * columns, 3.6 * -(-len(keys) // columns))
+    for i, key in enumerate(keys):
+        axes = figures["sensitivity"].add_subplot(-(-len(keys) // columns), columns, i + 1)
+        _draw_sensitivity(axes, records=finished, key=key, score=score)
+    figures["cost"] = _new(6.2, 4.2)
+    _draw_cost(figures["cost"].add_subplot(), records=finished, score=score)
+    return figures
+
+
+def _small_multiples(records: Sequence[RunRecord], swept: Sequence[str]) -> Figure:
+    """Draw the losses, a panel for each combination of swept settings; seeds share one."""
+    cells: dict[str, list[RunRecord]] = {}
+    for record in records:
+        flat = config.flatten(record.config)
+        title = ", ".join(f"{key.removesuffix('.name')}={flat.get(key, '–')}" for key in swept)
+        cells.setdefault(title, []).append(record)
+    shown = dict(list(cells.items())[:_MULTIPLES])
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _new(3.1 * columns, 2.5 * rows + 0.5)
+    first = None
+    for i, (title, members) in enumerate(shown.items()):
+        axes = figure.add_subplot(rows, columns, i + 1, sharey=first)
+        first = first or axes
+        for record in members:
+            style = _STYLES.get(_kind(record), _OTHER_STYLE)
+            loss = record.arrays["loss"].astype(np.float64)
+            steps = np.arange(1, len(loss) + 1)
+            wide = style["linewidth"] * 0.6
+            axes.plot(steps, loss, **style | {"linewidth": wide, "label": record.label()})
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_title(textwrap.fill(title, 34), fontsize=8, loc="left")
+        _finish(axes, xlabel="step", ylabel="training loss" if i % columns == 0 else "")
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    left = len(cells) - len(shown)
+    said = f"{len(shown)} of {len(cells)} settings, {left} left out" if left else None
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside upper left", ncols=4, fontsize=9,
+        frameon=False, title=said, title_fontsize=9,
+    )  # fmt: skip
+    return figure
+
+
+def _draw_sensitivity(axes: Axes, *, records: Sequence[RunRecord], key: str, score: str) -> None:
+    """Draw the final scores over the values of one setting, a dot a run and the means as a line."""
+    values = list(leaderboard.sensitivity(records)[key])
+    numbers = [_as_number(value) for value in values]
+    numeric = all(number is not None for number in numbers)
+    place: dict[str, float] = {
+        v: float(n) if n is not None and numeric else float(i)
+        for i, (v, n) in enumerate(zip(values, numbers, strict=True))
+    }
+    for label in dict.fromkeys(record.label() for record in records):
+        own = [record for record in records if record.label() == label]
+        style = _STYLES.get(_kind(own[0]), _OTHER_STYLE)
+        at: dict[float, list[float]] = {}
+        for record in own:
+            value = str(config.flatten(record.config).get(key))
+            at.setdefault(place[value], []).append(float(record.about["scores"][score]))
+        xs = sorted(at)
+        across = [x for x in xs for _ in at[x]]
+        scores = [y for x in xs for y in at[x]]
+        axes.scatter(
+            across, scores, s=_DOT_SIZES.get(_kind(own[0]), _OTHER_DOT_SIZE),
+            color=style["color"], zorder=style["zorder"], linewidths=0,
+        )  # fmt: skip
+        means = [float(np.mean(at[x])) for x in xs]
+        width = style["linewidth"] * 0.6
+        axes.plot(xs, means, **style | {"linewidth": width, "label": label})
+    if numeric and min(place.values()) > 0 and max(place.values()) >= 8 * min(place.values()):
+        axes.set_xscale("log")
+    if not numeric:
+        axes.set_xticks(range(len(values)), [_short(v) for v in values], rotation=30, ha="right")
+    _finish(
+        axes, xlabel=key.removesuffix(".name"), ylabel=f"test {_SCORE_LABELS.get(score, score)}"
+    )
+    _legend(axes)
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _draw_cost(axes: Axes, *, records: Sequence[RunRecord], score: str) -> None:
+    """Draw each run's final score over the time that its training took."""
+    for label in dict.fromkeys(record.label() for record in records):
+        own = [record for record in records if record.label() == label]
+        style = _STYLES.get(_kind(own[0]), _OTHER_STYLE)
+        axes.scatter(
+            [record.about["time"].get("train_s", np.nan) for record in own],
+            [record.about["scores"][score] for record in own],
+            s=26, color=style["color"], marker=_MARKERS[list(_STYLES).index(_kind(own[0]))]
+            if _kind(own[0]) in _STYLES else "x", alpha=0.85, linewidths=0.8, label=label,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    _finish(axes, xlabel="training (s)", ylabel=f"test {_SCORE_LABELS.get(score, score)}")
+    _legend(axes)
+
+
+def _paneled(
+    drawings: Sequence[Callable[[Axes], None]], *, of: int, size: tuple[float, float]
+) -> Figure:
+    """Put drawings into panels of a size in inches, and say how many there would be."""
+    shown = drawings[:_PANELS]
+    columns = 1 if len(shown) == 1 else 2
+    rows = -(-len(shown) // columns)
+    figure = _new(size[0] * columns, size[1] * rows)
+    for i, draw in enumerate(shown):
+        draw(figure.add_subplot(rows, columns, i + 1))
+    if of > len(shown):
+        unmeasured = of - len(drawings)
+        text = f"{len(shown)} of {of} pairs, the worst verdicts first; {of - len(shown)} left out"
+        text += f" ({unmeasured} of them for want of numbers)" if unmeasured else ""
+        figure.suptitle(text, fontsize=10)
+    return figure
+
+
+def save(
+    figures: Mapping[str, Figure], folder: Path, *, formats: Sequence[str], dpi: int = DPI
+) -> list[Path]:
     """Write every figure as ``<name>.<format>``, each file whole or not at all."""
     paths = []
     for name, figure in figures.items():
@@ -129,7 +335,7 @@ def save(figures: Mapping[str, Figure], folder: Path, *, formats: Sequence[str])
             path = folder / f"{name}.{kind}"
 
             def write(file: BinaryIO, figure: Figure = figure, kind: str = kind) -> None:
-                figure.savefig(file, format=kind, dpi=DPI)
+                figure.savefig(file, format=kind, dpi=dpi)
 
             storage.write_atomic(path, write)
             paths.append(path)
@@ -152,9 +358,9 @@ def names(records: Sequence[RunRecord]) -> list[str]:
         peers = [other for other, its in zip(flat, labels, strict=True) if its == label]
         keys = {key: None for peer in peers for key in peer}
         parts = [
-            f"{key.removesuffix('.name')}={own.get(key, '–')}"
+            f"{key.removesuffix('.name')}={own[key]}"
             for key in keys
-            if any(peer.get(key) != own.get(key) for peer in peers)
+            if all(key in peer for peer in peers) and any(peer[key] != own[key] for peer in peers)
         ]
         if len(peers) > 1 and not parts and record.about.get("run"):
             parts = [str(record.about["run"])[:8]]
@@ -162,7 +368,9 @@ def names(records: Sequence[RunRecord]) -> list[str]:
     return found
 
 
-def _overlaid(records: Sequence[RunRecord], dataset: Dataset) -> dict[str, Figure]:
+def _overlaid(
+    records: Sequence[RunRecord], dataset: Dataset, *, pairs: Sequence[Pair] = ()
+) -> dict[str, Figure]:
     """Draw the figures that one run and many runs have in common."""
     curves = _curves(records)
     figures = {}
@@ -171,7 +379,14 @@ def _overlaid(records: Sequence[RunRecord], dataset: Dataset) -> dict[str, Figur
         _draw_fit(figures["fit"].add_subplot(), curves=curves, dataset=dataset)
     if _kept_losses(curves):
         figures["loss"] = _new(6.2, 4.2)
-        _draw_loss(figures["loss"].add_subplot(), curves=curves)
+        _draw_loss(figures["loss"].add_subplot(), curves=curves, dataset=dataset)
+    others = _other_scores(curves)
+    if others:
+        figures["validation"] = _new(max(6.2, 4.4 * len(others)), 3.6)
+        for i, score in enumerate(others):
+            _draw_validation(
+                figures["validation"].add_subplot(1, len(others), i + 1), curves=curves, score=score
+            )
     if _paths(curves, dataset):
         figures["path"] = _new(6.2, 4.8)
         _draw_path(figures["path"].add_subplot(), curves=curves, dataset=dataset)
@@ -182,6 +397,8 @@ def _overlaid(records: Sequence[RunRecord], dataset: Dataset) -> dict[str, Figur
         )
         _draw_residuals(left, curves=curves, dataset=dataset)
         _draw_histogram(right, curves=curves, dataset=dataset)
+    if _classified(records, dataset):
+        figures["confusion"] = _confusion(records, dataset, pairs=pairs)
     return figures
 
 
@@ -189,8 +406,9 @@ def _overlaid(records: Sequence[RunRecord], dataset: Dataset) -> dict[str, Figur
 
 
 def _is_planar(dataset: Dataset) -> bool:
-    """Whether the samples are points of a plane: one feature, one target."""
-    return dataset.inputs == (1,) and dataset.outputs == 1
+    """Whether the samples are points of a plane: one feature, one target that is no class."""
+    in_memory = "x_train" in dataset.arrays and dataset.classes is None
+    return in_memory and dataset.inputs == (1,) and dataset.outputs == 1
 
 
 def _curves(records: Sequence[RunRecord]) -> list[Curve]:
@@ -272,17 +490,66 @@ def _is_finite(record: RunRecord) -> bool:
     return bool(np.isfinite(record.arrays["loss"]).all())
 
 
+def _window(record: RunRecord, dataset: Dataset) -> int:
+    """Return over how many steps a loss is averaged: an epoch's or more if it is long, else 1."""
+    batch = record.config["train"].get("batch")
+    if batch is None or record.steps <= _STEPS_APART:
+        return 1
+    epoch = -(-dataset.rows // batch) / record.config["optimizer"].get("accumulate", 1)
+    if epoch <= 1:
+        return 1
+    return min(max(math.ceil(epoch), record.steps // 50), record.steps // 10)
+
+
+def _validated(record: RunRecord, score: str | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the steps at which a score of the validation set is finite, and the score there."""
+    values = record.arrays.get(f"val/{score}")
+    if values is None:
+        return None
+    finite = np.isfinite(values)
+    return record.arrays["val/step"][finite], values[finite]
+
+
+def _other_scores(curves: Sequence[Curve]) -> list[str]:
+    """Return the scores of the validation set that a run has and its loss's axis cannot show."""
+    return list(
+        dict.fromkeys(
+            score
+            for record, _ in curves
+            for score in record.named("val")
+            if score not in ("step", _SAME_SCORE.get(record.config["loss"]["name"]))
+        )
+    )
+
+
+def _classified(
+    records: Sequence[RunRecord], dataset: Dataset
+) -> list[tuple[RunRecord, np.ndarray]]:
+    """Return the runs whose test logits are finite, with the class that each sample gets."""
+    found = []
+    for record in records if dataset.classes is not None else ():
+        logits = record.arrays.get("prediction")
+        if logits is None or len(logits) != len(dataset.arrays["y_test"]):
+            continue
+        if np.isfinite(logits).all():
+            single = logits.shape[1] == 1
+            two = np.hstack([np.zeros_like(logits), logits]) if single else logits
+            found.append((record, two.argmax(axis=1)))
+    return found
+
+
 def _residuals(
     curves: Sequence[Curve], dataset: Dataset
 ) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
     """Return each run's kind, predictions and residuals on the test samples, where finite."""
     target = dataset.arrays["y_test"]
     found = []
-    for record, style in curves:
+    for record, style in curves if dataset.classes is None else ():
         prediction = record.arrays.get("prediction")
         if prediction is None or prediction.shape != target.shape:
             continue
-        residual = (target - prediction.astype(np.float64)).reshape(-1)
+        prediction = prediction.astype(np.float64)
+        residual = (target - prediction).reshape(-1)
         if np.isfinite(residual).all() and residual.size:
             found.append((_kind(record), prediction.reshape(-1), residual, style))
     return found
@@ -305,6 +572,35 @@ def _apart(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
             continue
         found[name] = steps.reshape(rows, -1).max(axis=1)
     return found
+
+
+def _counted(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
+    """Return how many ulps the parameters of two runs are apart after the start, number by number.
+
+    All steps together, and the first and the last where these are enough for a histogram. Of very
+    many numbers every so manieth, of steps that are evenly spread.
+    """
+    left, right = a.named("param"), b.named("param")
+    shared = [name for name in left if name in right]
+    steps = min((len(side[name]) for side in (left, right) for name in shared), default=0)
+    if steps < 2:
+        return {}
+    width = sum(left[name][0].size for name in shared)
+    every = -(-width // _SAMPLED)
+    kept = max(1, min(steps - 1, _SAMPLED * every // width))
+    rows = np.unique(np.linspace(1, steps - 1, kept).round().astype(int))
+    found = []
+    for name in shared:
+        try:
+            apart = ulps(left[name][rows], right[name][rows])
+        except ValueError:
+            return {}
+        found.append(apart.reshape(len(rows), -1)[:, ::every])
+    whole = np.concatenate(found, axis=1)
+    part = "" if whole.size == width * (steps - 1) else f", {whole.size} of {width * (steps - 1)}"
+    ends = {f"step {rows[0]}": whole[0], f"step {rows[-1]}": whole[-1]}
+    few = whole.shape[1] < _FEW_NUMBERS or len(rows) == 1
+    return {f"all steps{part}": whole.reshape(-1)} | ({} if few else ends)
 
 
 # Drawing into given axes
@@ -348,21 +644,40 @@ def _draw_fit(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     _legend(axes)
 
 
-def _draw_loss(axes: Axes, *, curves: Sequence[Curve]) -> None:
+def _draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     kept = _kept_losses(curves)
     kinds = list(dict.fromkeys(record.config["loss"]["name"] for record, _ in kept))
     ends = []
+    windows = {_window(record, dataset) for record, _ in kept} - {1}
     lasting = [record.arrays["loss"] for record, _ in kept if _is_finite(record)]
     for record, style in kept:
         loss = record.arrays["loss"].astype(np.float64).reshape(-1)
         usable = np.isfinite(loss) & (loss > 0)
         steps = np.arange(1, len(loss) + 1)
-        (drawn,) = axes.plot(steps[usable], loss[usable], **style)
-        if len(kinds) > 1 and style["label"]:
-            drawn.set_label(f"{style['label']}: {record.config['loss']['name']}")
+        name = style["label"]
+        if len(kinds) > 1 and name:
+            name += f": {record.config['loss']['name']}"
+        window = _window(record, dataset)
+        if window > 1:
+            look = {"color": style["color"], "linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
+            axes.plot(steps[usable], loss[usable], **look)
+            finite = loss[np.isfinite(loss)]
+            means = np.lib.stride_tricks.sliding_window_view(finite, window).mean(axis=1)
+            axes.plot(steps[window - 1 : len(finite)], means, **style | {"label": name})
+        else:
+            axes.plot(steps[usable], loss[usable], **style | {"label": name})
+        validated = _validated(record, _SAME_SCORE.get(record.config["loss"]["name"]))
+        if validated:
+            axes.plot(*validated, **_dotted(style))
         if not _is_finite(record) and usable.any():
             last = int(np.flatnonzero(usable)[-1])
             ends.append((steps[last], loss[last], style["color"]))
+    if any(record.named("val") for record, _ in kept):
+        axes.plot([], [], **_dotted({"color": _GREY, "linewidth": 2.0, "zorder": 1}),
+                  label="dotted: validation samples")  # fmt: skip
+    if windows:
+        label = f"faint: each step; lines: mean of {' or '.join(map(str, sorted(windows)))} steps"
+        axes.plot([], [], color=_GREY, linewidth=0.5, label=label)
     axes.set_yscale("log", nonpositive="mask")
     _mark_irreducible(axes, kept, kinds)
     if ends and lasting:
@@ -380,6 +695,24 @@ def _draw_loss(axes: Axes, *, curves: Sequence[Curve]) -> None:
     ylabel = _LOSS_LABELS.get(kinds[0], kinds[0]) if len(kinds) == 1 else "each run's own loss"
     axes.locator_params(axis="x", integer=True)
     _finish(axes, xlabel="learning step", ylabel=ylabel)
+    _legend(axes)
+
+
+def _dotted(style: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the look of a run's curve on validation samples, beside that of its training loss."""
+    width = 0.4 + 0.35 * style["linewidth"]
+    look = {"color": style["color"], "linestyle": (0, (1, 1.5)), "linewidth": width}
+    return look | {"marker": "o", "markersize": 2.2 * width, "zorder": style["zorder"] + 4}
+
+
+def _draw_validation(axes: Axes, *, curves: Sequence[Curve], score: str) -> None:
+    for record, style in curves:
+        validated = _validated(record, score)
+        if validated:
+            axes.plot(*validated, **style)
+    axes.locator_params(axis="x", integer=True)
+    label = f"validation {_SCORE_LABELS.get(score, score)}"
+    _finish(axes, xlabel="learning step", ylabel=label)
     _legend(axes)
 
 
@@ -506,7 +839,10 @@ def _draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) ->
 def _draw_histogram(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     found = _residuals(curves, dataset)
     everything = np.concatenate([residual for _, _, residual, _ in found])
-    edges = np.histogram_bin_edges(everything, bins=30)
+    low, high = everything.min(), everything.max()
+    # Residuals that hardly differ, as those of a perfect fit, still need bins of some width.
+    air = max(100 * np.spacing(max(abs(low), abs(high))), 1e-15)
+    edges = np.histogram_bin_edges(everything, bins=30, range=(low - air, high + air))
     for _, _, residual, style in found:
         density, _ = np.histogram(residual, bins=edges, density=True)
         look = {key: style[key] for key in ("color", "linestyle", "linewidth", "zorder")}
@@ -515,17 +851,79 @@ def _draw_histogram(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) ->
     axes.tick_params(labelleft=False)
 
 
+def _confusion(records: Sequence[RunRecord], dataset: Dataset, *, pairs: Sequence[Pair]) -> Figure:
+    """Draw a confusion matrix a run, and say on how many samples the runs of each pair differ."""
+    found = _classified(records, dataset)
+    said = {id(record): classes for record, classes in found}
+    named = dict(zip(map(id, records), names(records), strict=True))
+    shown = found[:_PANELS]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    lines = [
+        f"{named[id(a)]} and {named[id(b)]} disagree on "
+        f"{np.count_nonzero(said[id(a)] != said[id(b)])} of {len(said[id(a)])} test samples"
+        for a, b in pairs
+        if id(a) in said and id(b) in said
+    ]
+    if len(lines) > _PANELS:
+        lines[_PANELS:] = [f"and {len(lines) - _PANELS} more pairs"]
+    if len(found) > len(shown):
+        lines.append(f"{len(shown)} of {len(found)} runs are drawn")
+    figure = _new(max(4.8, 4.0 * columns), 4.3 * rows + 0.2 * len(lines))
+    for i, (record, classes) in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _draw_confusion(axes, said=classes, dataset=dataset)
+        name, right = named[id(record)], axes.get_title(loc="left")
+        between = ": " if len(name + right) < 38 else "\n"
+        axes.set_title(f"{textwrap.fill(name, 40)}{between}{right}", fontsize=9, loc="left")
+    if lines:
+        text = "\n".join(textwrap.fill(line, 50 * columns + 10) for line in lines)
+        figure.suptitle(text, fontsize=10)
+    return figure
+
+
+def _draw_confusion(axes: Axes, *, said: np.ndarray, dataset: Dataset) -> None:
+    """Draw how many test samples of each class get which class; dark: a large part of its row."""
+    truth, classes = dataset.arrays["y_test"][:, 0], int(dataset.classes or 0)
+    counts = np.zeros((classes, classes), dtype=int)
+    np.add.at(counts, (truth, said), 1)
+    share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.25)
+    for row, column in zip(*np.nonzero(counts), strict=True) if classes <= _CELLS else ():
+        wrong = "#a50f15" if row != column else _BLACK
+        axes.text(
+            column, row, str(counts[row, column]), ha="center", va="center",
+            fontsize=9 if classes <= 10 else 6.5, weight="bold" if row != column else "normal",
+            color="white" if share[row, column] > 0.6 else wrong,
+        )  # fmt: skip
+    labels = [
+        re.sub(r"(.{13}).{2,}", r"\1…", str(label))
+        for label in dataset.facts.get("labels", range(classes))
+    ]
+    if classes <= _CELLS and len(labels) == classes:
+        long = max(map(len, labels)) > 3
+        axes.set_xticks(
+            range(classes), labels, rotation=40 if long else 0, ha="right" if long else "center",
+            rotation_mode="anchor",
+        )  # fmt: skip
+        axes.set_yticks(range(classes), labels)
+    right = int(np.trace(counts))
+    axes.set_title(f"{right} of {len(truth)} right", fontsize=9, loc="left")
+    _finish(axes, xlabel="predicted class", ylabel="true class (test samples)")
+
+
 def _ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pairs: int) -> Figure:
     """Draw how far apart the runs of each pair are, one panel a pair."""
     shown = measured[:_PANELS]
     columns = 1 if len(shown) == 1 else 2
     rows = -(-len(shown) // columns)
-    figure = _new(6.2 if columns == 1 else 9.0, 4.2 if rows == 1 else 2.9 * rows)
+    width, height = 6.2 if columns == 1 else 9.0, 4.2 if rows == 1 else 3.2 * rows
+    figure = _new(width, height)
     runs = list({id(run): run for pair, _ in measured for run in pair}.values())
     named = dict(zip(map(id, runs), names(runs), strict=True))
     for i, ((a, b), found) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
-        _draw_ulps(axes, found)
+        _draw_ulps(axes, found, width=width / columns, height=height / rows)
         title = textwrap.fill(f"{b.label()} against {named[id(a)]}", 58)
         axes.set_title(title, fontsize=9, loc="left")
         axes.set_xlabel("learning step" if i + columns >= len(shown) else "")
@@ -538,7 +936,8 @@ def _ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pairs: int)
     return figure
 
 
-def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
+def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray], *, width: float, height: float) -> None:
+    """Draw how far each parameter is apart; `width` and `height` are the panel's, in inches."""
     order = sorted(found, key=lambda name: -found[name].max())
     kept = [name for name in found if name in order[: len(_PARAMETER_COLOURS)]]
     highest = 1.0
@@ -546,16 +945,23 @@ def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
         finite = np.isfinite(found[name])
         steps = np.arange(len(found[name]))
         highest = max(highest, found[name][finite].max(initial=0.0))
-        largest = f"at most {found[name].max():.6g}" if found[name].any() else "always 0"
+        most = found[name].max()
+        largest = f"at most {most:{'.6g' if most < 1e6 else '.3g'}}" if most else "always 0"
         axes.plot(
             steps[finite], found[name][finite], color=_PARAMETER_COLOURS[i], linewidth=1.3,
             linestyle=_PARAMETER_STYLES[i % 3], label=f"{name}: {largest}", zorder=3 + i,
         )  # fmt: skip
+    title = (
+        f"{len(kept)} of {len(found)} parameters, the farthest" if len(kept) < len(found) else None
+    )
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 2 if len(kept) > 3 and 2 * (0.065 * max(map(len, labels)) + 0.5) < width else 1
     # Linear up to 1, so that 0 (the same bits) has its place; logarithmic above, up to a margin
     # that the legend fits into.
-    scale = 0.4
+    scale = max(0.4, 0.08 * np.log10(highest))
     decades = scale + np.log10(highest)
-    margin = (0.12 + 0.08 * len(kept)) * decades
+    legend = 0.165 * (-(-len(kept) // columns) + bool(title) + 1) / (height - 0.8)
+    margin = decades * legend / (1 - min(legend, 0.6))
     axes.set_yscale("symlog", linthresh=1, linscale=scale * 0.9)
     axes.set_ylim(-0.12 * max(1.0, decades), highest * 10**margin)
     steps_of_ten = [10.0**k for k in range(int(np.log10(highest)) + 1)]
@@ -566,10 +972,174 @@ def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray]) -> None:
     axes.minorticks_off()
     axes.locator_params(axis="x", integer=True)
     _finish(axes, xlabel="learning step", ylabel="difference (ulps)")
-    title = (
-        f"{len(kept)} of {len(found)} parameters, the farthest" if len(kept) < len(found) else None
+    axes.legend(
+        fontsize=8, frameon=False, loc="upper right", title=title, title_fontsize=8, ncols=columns
     )
-    axes.legend(fontsize=8, frameon=False, loc="upper right", title=title, title_fontsize=8)
+
+
+def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
+    # Without the start, which nothing was measured of.
+    curves = {name: ladder.distances[name][1:] for name in _DISTANCES if name in ladder.distances}
+    for order, (name, values) in enumerate(curves.items()):
+        look, kept = dict(_DISTANCES[name]), np.isfinite(values)
+        if not values.any():
+            look["label"] += ": always the same bits"
+        elif not kept.all():
+            look["label"] += f": not finite from step {int(np.argmin(kept)) + 1} on"
+        steps = np.arange(1, len(values) + 1)
+        axes.plot(steps[kept], values[kept], **look, zorder=3 + order)
+    found = ladder.finding
+    if found is not None and found.step is not None:
+        label = f"first difference of meaning: {found.rung}, step {found.step}"
+        axes.axvline(found.step, color="#a50f15", linewidth=1.2, dashes=(1, 1.5), label=label)
+    _from_zero(axes, list(curves.values()), zero="same bits")
+    axes.locator_params(axis="x", integer=True)
+    _finish(axes, xlabel="learning step", ylabel="distance / norm of all parameters")
+    growth = "" if ladder.growth is None else f"\n{textwrap.fill(ladder.growth.text, 75)}"
+    _legend(axes, title=f"{_short(title)}{growth}")
+
+
+def _draw_reference(axes: Axes, *, pair: Pair, ladder: Ladder, title: str) -> None:
+    styles = {side: style for side, (_, style) in zip("ab", _curves(pair), strict=True)}
+    for side, values in ladder.errors.items():
+        kept = np.isfinite(values)
+        last = f": {values[-1]:.3g} at the end, at most {values.max():.3g}"
+        look = styles[side] | {"label": styles[side]["label"] + last}
+        axes.plot(np.flatnonzero(kept), values[kept], **look)
+    _from_zero(axes, list(ladder.errors.values()), zero="0")
+    axes.locator_params(axis="x", integer=True)
+    ylabel = "error (ulps of the norm of all parameters)"
+    _finish(axes, xlabel="learning step", ylabel=ylabel)
+    _legend(axes, title=f"{_short(title)}\nagainst {ladder.reference}")
+
+
+def _from_zero(axes: Axes, curves: Sequence[np.ndarray], *, zero: str) -> None:
+    """Make the axis logarithmic from the least number on, with a place for zero below."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    numbers = np.concatenate(curves)
+    numbers = numbers[np.isfinite(numbers) & (numbers > 0)]
+    low, high = (numbers.min(), numbers.max()) if numbers.size else (0.1, 1.0)
+    least, most = math.floor(np.log10(low)), math.ceil(np.log10(high) + 1e-9)
+    decades = max(1, most - least)
+    axes.set_yscale("symlog", linthresh=10.0**least, linscale=0.18 * max(2, decades))
+    axes.set_ylim(-0.15 * 10.0**least, 10.0**most * 10 ** (0.02 * decades))
+    ticks = [10.0**k for k in range(least, most + 1)][:: 1 + decades // 9]
+    plain = least >= -3 and most <= 4
+    sign = LogFormatterSciNotation()
+    labels = [f"{tick:g}" if plain else f"{sign(tick)}" for tick in ticks]
+    axes.set_yticks([0.0, *ticks], [zero, *labels])
+    axes.set_yticks([], minor=True)
+    axes.axhline(0, color=_GREY, linewidth=0.6, zorder=1)
+
+
+def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
+    """Draw distance over bound of each tensor on each rung; dark orange is far beyond."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    order = _tensors(ladder)
+    kept = {tensor: row for row, tensor in enumerate(order[:most])}
+    cells = {
+        (kept[tensor], column): float(over)
+        for column, rung in enumerate(ladder.rungs)
+        for tensor, over in rung.tensors.items()
+        if tensor in kept
+    }
+    # Two hues that no eye confuses, and a step between them where the bound is.
+    parts = [(0.0, "#f0f5fa"), (0.5, "#5b9bd0"), (0.5, "#fdae61"), (1.0, "#7f2704")]
+    colours = LinearSegmentedColormap.from_list("over", parts)
+    norm = LogNorm(_LEAST_OVER, _MOST_OVER, clip=True)
+    grid = np.full((len(kept), len(ladder.rungs)), np.nan)
+    for (row, column), over in cells.items():
+        if np.isnan(over):
+            axes.fill_between(
+                [column - 0.5, column + 0.5], row - 0.5, row + 0.5, facecolor="#e4e4e4",
+                edgecolor=_GREY, hatch="////", linewidth=0, zorder=2,
+            )  # fmt: skip
+            continue
+        grid[row, column] = np.clip(over, _LEAST_OVER, _MOST_OVER)
+        dark = over > 30
+        axes.text(
+            column, row, _times(over), ha="center", va="center", fontsize=7, zorder=4,
+            color="white" if dark else _BLACK, weight="bold" if over > 1 else "normal",
+        )  # fmt: skip
+        if over > 1:
+            axes.plot(
+                np.array([-1, 1, 1, -1, -1]) * 0.48 + column,
+                np.array([-1, -1, 1, 1, -1]) * 0.46 + row, color=_BLACK, linewidth=1.1, zorder=5,
+            )  # fmt: skip
+    drawn = axes.imshow(np.ma.masked_invalid(grid), cmap=colours, norm=norm, aspect="auto")
+    labels = [f"{rung.name}\n{rung.verdict}" for rung in ladder.rungs]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(kept)), [re.sub(r"(.{15}).{3,}(.{9})", r"\1…\2", t) for t in kept])
+    axes.tick_params(length=0, labelsize=7.5, labelbottom=False, labeltop=True)
+    for edge in np.arange(len(kept) + 1) - 0.5:
+        axes.axhline(edge, color="white", linewidth=1.5, zorder=3)
+    for edge in np.arange(len(labels) + 1) - 0.5:
+        axes.axvline(edge, color="white", linewidth=1.5, zorder=3)
+    axes.spines[:].set_visible(False)
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, extend="both")
+        bar.set_label("largest distance / bound (1: at the bound)", fontsize=8)
+        bar.ax.tick_params(labelsize=7.5)
+        bar.ax.axhline(1, color=_BLACK, linewidth=1.5)
+    rest = len(order) - len(kept)
+    more = f"\n{len(kept)} of {len(order)} tensors, the farthest first" if rest else ""
+    axes.set_title(f"{_short(title)}{more}", fontsize=9, loc="left")
+
+
+def _tensors(ladder: Ladder) -> list[str]:
+    """Return the tensors of a ladder, the farthest over its bound first."""
+    farthest: dict[str, float] = {}
+    for rung in ladder.rungs:
+        for tensor, over in rung.tensors.items():
+            farthest[tensor] = max(farthest.get(tensor, -1.0), -1.0 if np.isnan(over) else over)
+    return sorted(farthest, key=lambda tensor: -farthest[tensor])
+
+
+def _times(over: float) -> str:
+    """Write distance over bound in at most five characters; ``=`` is no distance."""
+    if over == 0:
+        return "="
+    if not np.isfinite(over):
+        return "∞"
+    if 0.001 <= over < 1000:
+        return f"{over:.2g}" if over < 100 else f"{over:.0f}"
+    return "<.001" if over < 1 else f"{over:.0e}".replace("e+0", "e").replace("e+", "e")
+
+
+def _draw_counted(axes: Axes, *, found: Mapping[str, np.ndarray], title: str) -> None:
+    """Draw a histogram of ulps whose bars are 0, 1, 2 to 3, 4 to 7, and so on."""
+    binned = {name: _binned(apart) for name, apart in found.items()}
+    bars = max(4, *(int(bins.max()) + 1 for bins in binned.values()))
+    looks: list[dict[str, Any]] = [
+        {"fill": True, "facecolor": "#a9cfe8", "edgecolor": "#56b4e9"},
+        {"color": "#d55e00", "linewidth": 1.4, "linestyle": (0, (4, 1.5)), "zorder": 4},
+        {"color": "#000000", "linewidth": 1.4, "zorder": 3},
+    ]
+    least = 1.0
+    for (name, apart), look in zip(found.items(), looks, strict=False):
+        share = np.bincount(binned[name], minlength=bars) / len(apart)
+        least = min(least, 1 / len(apart))
+        middle, far = np.quantile(apart, [0.5, 0.99], method="inverted_cdf")
+        label = f"{name}: median {middle:.4g}, 99 % within {far:.4g}, at most {apart.max():.6g}"
+        axes.stairs(share, np.arange(bars + 1) - 0.5, baseline=least / 3, label=label, **look)
+    axes.set_yscale("log")
+    axes.set_ylim(least / 2, 1.3)
+    powers = [f"$2^{{{k}}}$" if k > 9 else str(2**k) for k in range(bars - 1)]
+    shown = slice(None, None, 1 + bars // 16)
+    axes.set_xticks(range(bars)[shown], ["0", *powers][shown])
+    axes.set_xlim(-0.7, bars - 0.3)
+    _finish(axes, xlabel="ulps between the two runs, up to twice the number",
+            ylabel="part of the parameters' numbers")  # fmt: skip
+    _legend(axes, title=_short(title))
+
+
+def _binned(apart: np.ndarray) -> np.ndarray:
+    """Return 0 for 0, 1 for 1, 2 for 2 to 3, …; what is infinite is with the farthest."""
+    near = np.where(np.isfinite(apart), np.maximum(apart, 1), 2.0**64)
+    return np.where(apart == 0, 0, 1 + np.floor(np.log2(near))).astype(int)
 
 
 # The look
@@ -589,6 +1159,11 @@ def _heading(record: RunRecord) -> str:
     return ", ".join([*parts, f"{optimizer['name']} lr={optimizer['lr']:g}"])
 
 
+def _short(title: str) -> str:
+    """Return at most two lines; a pair of a large sweep differs from others in many settings."""
+    return textwrap.fill(title, 75, max_lines=2, placeholder=" …")
+
+
 def _finish(axes: Axes, *, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, fontsize=10)
     axes.set_ylabel(ylabel, fontsize=10)
@@ -596,7 +1171,7 @@ def _finish(axes: Axes, *, xlabel: str, ylabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, *, title: str | None = None) -> None:
     """Put the legend above the axes, where it can hide nothing, in as many columns as fit."""
     labels = axes.get_legend_handles_labels()[1]
     if not labels:
@@ -614,16 +1189,18 @@ def _legend(axes: Axes) -> None:
     axes.legend(
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=next(fitting, 1), fontsize=8.5,
         frameon=False, borderaxespad=0.3, columnspacing=1.4, handlelength=2.6,
+        title=title, title_fontsize=9, alignment="left",
     )  # fmt: skip
 
 
 def _plain_log(axes: Axes) -> None:
     """Write the ticks of a short logarithmic axis as plain numbers, 0.05 and not 5 × 10⁻²."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axes.get_ylim()
     if low >= 1e-4 and high <= 1e4:
         subs = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        short = high / low < 10  # powers of ten and their parts would be one or two ticks
+        axes.yaxis.set_major_locator(MaxNLocator(6) if short else LogLocator(subs=subs))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())

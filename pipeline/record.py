@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,8 @@ import numpy as np
 from pipeline import storage
 
 FORMAT = 1
+_MAPPED = 1 << 20  # arrays of more bytes stay in their file until they are looked at
+_BLOCK = 1 << 16  # numbers made wider together, so that they stay in the cache
 Stack = Callable[[Sequence[Any]], np.ndarray]
 
 
@@ -37,10 +38,16 @@ class RunRecord:
     arrays
         ``loss``, ``lr`` and ``grad_norm`` of shape ``(steps,)``: entry ``k − 1`` belongs to update
         ``k``, and the loss is the one before it. ``param/<name>`` of shape ``(steps + 1, ...)``,
-        row 0 is the start. ``grad/<name>`` of shape ``(steps, ...)``. ``first/<name>`` and
-        ``last/<name>``, the parameters at both ends. ``seconds`` of each step. ``prediction``, on
-        the test samples. All in the run's own precision but ``lr``, ``grad_norm`` and ``seconds``,
-        which are float64.
+        row 0 is the start. ``grad/<name>`` of shape ``(steps, ...)``, before clipping and decay.
+        ``slot/<slot>/<name>`` of the same shape, what the optimizer keeps, after each update.
+        ``layer/<name>``, what the model showed of the first batch before update 1, and its
+        ``output``. ``order/samples`` and ``order/sequence``, fingerprints of each batch that do not
+        and do tell the order of its samples. ``check/<name>``, CRC-32 of the parameters at the
+        updates ``check/step``, where the parameters themselves are not kept.
+        ``first/<name>`` and ``last/<name>``, the parameters at both ends, and ``best/<name>`` where
+        a validation set was scored. ``val/<score>`` at the updates ``val/step``. ``seconds`` of
+        each step. ``prediction``, on the test samples. All in the run's own precision but ``lr``,
+        ``grad_norm``, ``val/...`` and ``seconds``, which are float64.
     """
 
     about: dict[str, Any]
@@ -75,10 +82,8 @@ class RunRecord:
         """Write the record; a reader sees the old one or the new one, never a mixture."""
         digests = {}
         for name, array in self.arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
             path = folder / f"{name}.npy"
-            storage.write_atomic(path, partial(_write, data=buffer.getvalue()))
+            storage.write_atomic(path, partial(_write, array=array))
             digests[name] = storage.file_digest(path)
         text = json.dumps({"format": FORMAT, "arrays": digests, **self.about}, indent=1)
         storage.write_atomic(folder / "record.json", lambda file: file.write(text.encode()))
@@ -105,7 +110,8 @@ class RunRecord:
             file = folder / f"{name}.npy"
             if not file.is_file() or storage.file_digest(file) != digest:
                 raise ValueError(f"{file} is missing or was altered after the run wrote it")
-            arrays[name] = np.load(file, allow_pickle=False)
+            large = file.stat().st_size > _MAPPED
+            arrays[name] = np.load(file, mmap_mode="r" if large else None, allow_pickle=False)
         return cls(about=about, arrays=arrays)
 
 
@@ -122,12 +128,11 @@ class Trace:
     """What a training loop keeps of each step, at the price of two list appends.
 
     The loop calls `start` before a step and `keep` after it, with arrays of its own kind that do
-    not change afterwards. They become NumPy arrays in `flush`, outside the timed part.
+    not change afterwards. They become NumPy arrays in `flush`, many steps at a time and outside the
+    timed part.
 
     Parameters
     ----------
-    names
-        The parameters' neutral names, in the order in which the loop gives them.
     rates
         Learning rate of each step, shape ``(steps,)``.
     full
@@ -135,27 +140,58 @@ class Trace:
     """
 
     _CHUNK = 4096  # rows held as the loop's own arrays before they become NumPy ones
+    _HELD = 1 << 21  # bytes of gradients held before they become norms
 
-    def __init__(self, names: Sequence[str], *, rates: np.ndarray, full: bool) -> None:
+    def __init__(self, *, rates: np.ndarray, full: bool) -> None:
         self.rates = rates
         self.full = full
-        self._names = list(names)
-        self._rows: list[tuple[Any, Sequence[Any], Sequence[Any]]] = []
+        self._layouts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        self._slots: tuple[str, ...] = ()
+        self._rows: list[tuple[Any, Sequence[Any], Sequence[Any], Sequence[Any]]] = []
         self._ticks: list[float] = []
         self._parts: list[dict[str, np.ndarray]] = []
-        self._steps = 0
+        self._steps = self._taken = 0
+        self._most = self._CHUNK if full else 1  # until the size of the first is known
 
-    def bind(self, stack: Stack, layouts: Sequence[Callable[[np.ndarray], np.ndarray]]) -> None:
-        """Say how a list of the loop's arrays becomes one NumPy array, and each one neutral."""
-        self._stack, self._layouts = stack, layouts
+    def bind(
+        self,
+        stack: Stack,
+        layouts: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+        *,
+        slots: Sequence[str],
+    ) -> None:
+        """Say how a list of the loop's arrays becomes one NumPy array, and each one neutral.
+
+        `layouts` has the parameters' names in the order in which the loop gives them, the trained
+        ones first: gradients come for those alone. `slots` are the names of the optimizer's arrays
+        for each trained parameter.
+        """
+        self._stack, self._layouts, self._slots = stack, dict(layouts), tuple(slots)
 
     def start(self) -> None:
-        """Mark the start of a step."""
+        """Mark the start of a step.
+
+        Raises
+        ------
+        NonFiniteLossError
+            If so much was kept that it was flushed, with a loss that is not finite.
+        """
+        if len(self._rows) >= self._most:
+            self.flush()
         self._ticks.append(perf_counter())
 
-    def keep(self, loss: Any, gradients: Sequence[Any], parameters: Sequence[Any]) -> None:
-        """Keep one step: its loss, its gradients (or their norm), the parameters after it."""
-        self._rows.append((loss, gradients, parameters))
+    def keep(
+        self,
+        loss: Any,
+        gradients: Sequence[Any],
+        parameters: Sequence[Any] = (),
+        slots: Sequence[Any] = (),
+    ) -> None:
+        """Keep one step: its loss, its gradients, and parameters and slots after it.
+
+        A trace of scalars takes the gradients' norm; a loop may give that in their place.
+        """
+        self._rows.append((loss, gradients, parameters, slots))
         self._ticks.append(perf_counter())
 
     def last_loss(self) -> float:
@@ -167,7 +203,7 @@ class Trace:
             For the first of the losses that is not finite.
         """
         loss = float(self._rows[-1][0])
-        if not math.isfinite(loss) or len(self._rows) >= self._CHUNK:
+        if not math.isfinite(loss):
             self.flush()
         return loss
 
@@ -181,17 +217,24 @@ class Trace:
         """
         if not self._rows:
             return np.empty(0)
-        losses, gradients, parameters = zip(*self._rows, strict=True)
+        losses, gradients, parameters, slots = zip(*self._rows, strict=True)
         self._rows.clear()
         part = {"loss": self._stack(losses)}
         finite = np.isfinite(part["loss"])
         kept = len(losses) if finite.all() else int(np.argmin(finite)) + 1
         if self.full:
             for kind, rows in (("grad", gradients), ("param", parameters)):
-                for name, layout, column in zip(self._names, self._layouts, zip(*rows)):  # noqa: B905 - fit has no gradients
+                # Not strict: statistics have no gradients, and Keras's fit has none at all.
+                for (name, layout), column in zip(self._layouts.items(), zip(*rows)):  # noqa: B905
                     part[f"{kind}/{name}"] = layout(self._stack(column))
+            owners = [(name, slot) for name in self._layouts for slot in self._slots]
+            for (name, slot), column in zip(owners, zip(*slots)):  # noqa: B905
+                part[f"slot/{slot}/{name}"] = self._layouts[name](self._stack(column))
         elif gradients[0]:
-            part["grad_norm"] = self._stack([norm for (norm,) in gradients]).astype(np.float64)
+            stacks = [self._stack(column) for column in zip(*gradients, strict=True)]
+            part["grad_norm"] = global_norm(stacks)
+            size = sum(stack.nbytes for stack in stacks) // len(losses)
+            self._most = min(max(self._HELD // size, 1), self._CHUNK)
         self._parts.append({key: array[:kept] for key, array in part.items()})
         self._steps += kept
         if not finite.all():
@@ -199,18 +242,40 @@ class Trace:
             raise NonFiniteLossError(self._steps, lr, float(part["loss"][kept - 1]))
         return part["loss"]
 
+    def take(self) -> dict[str, np.ndarray]:
+        """Return the rows that were kept since the last call, with their ``seconds``.
+
+        Raises
+        ------
+        NonFiniteLossError
+            If a loss among them is not finite.
+        """
+        self.flush()
+        parts, self._taken = self._parts[self._taken :], len(self._parts)
+        rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        end = 2 * self._steps
+        ticks = np.array(self._ticks[end - 2 * len(rows["loss"]) : end]).reshape(-1, 2)
+        return rows | {"seconds": ticks[:, 1] - ticks[:, 0]}
+
+    def restore(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Begin with rows that `take` returned in another process."""
+        kept = dict(rows)
+        seconds = kept.pop("seconds")
+        self._parts, self._taken, self._steps = [kept], 1, len(seconds)
+        self._ticks = np.stack([np.zeros_like(seconds), seconds], axis=1).ravel().tolist()
+
     def collect(self, first: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the arrays of a record: whole steps only, `first` as row 0 of the parameters."""
         with contextlib.suppress(NonFiniteLossError):
             self.flush()
-        keys = self._parts[0] if self._parts else {}
+        keys = self._parts[-1] if self._parts else {}  # of this process: in the loop's order
         arrays = {key: np.concatenate([part[key] for part in self._parts]) for key in keys}
         ticks = np.array(self._ticks[: 2 * self._steps]).reshape(-1, 2)
         arrays |= {"lr": self.rates[: self._steps], "seconds": ticks[:, 1] - ticks[:, 0]}
-        gradients = [arrays[f"grad/{name}"] for name in self._names if f"grad/{name}" in arrays]
+        gradients = [array for key, array in arrays.items() if key.startswith("grad/")]
         if gradients:
             arrays["grad_norm"] = global_norm(gradients)
-        for name in self._names:
+        for name in self._layouts:
             if f"param/{name}" in arrays:
                 rows = arrays[f"param/{name}"]
                 arrays[f"param/{name}"] = np.concatenate(
@@ -221,9 +286,15 @@ class Trace:
 
 def global_norm(stacks: Sequence[np.ndarray]) -> np.ndarray:
     """Return the Euclidean norm over all tensors at each step, in float64, shape ``(steps,)``."""
-    squares = [np.square(s.reshape(len(s), -1).astype(np.float64)).sum(axis=1) for s in stacks]
-    return np.asarray(np.sqrt(np.sum(squares, axis=0)))
+    squares = np.zeros(len(stacks[0]))
+    for stack in stacks:
+        flat = stack.reshape(len(stack), -1)
+        rows = max(1, _BLOCK // max(1, flat.shape[1]))
+        for start in range(0, len(flat), rows):
+            wide = flat[start : start + rows].astype(np.float64)
+            squares[start : start + rows] += np.einsum("ij,ij->i", wide, wide)
+    return np.asarray(np.sqrt(squares))
 
 
-def _write(file: BinaryIO, *, data: bytes) -> None:
-    file.write(data)
+def _write(file: BinaryIO, *, array: np.ndarray) -> None:
+    np.save(file, array, allow_pickle=False)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import datetime
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +16,8 @@ import yaml
 
 from pipeline import config
 from pipeline.parity import distance
+from pipeline.parity.equivalence import Equivalence
+from pipeline.parity.ladder import Ladder, Rung
 from pipeline.plots import names
 from pipeline.record import RunRecord
 
@@ -21,21 +26,45 @@ Table = tuple[list[str], list[list[str]]]
 
 MISSING = "–"
 _MOST_SCALARS = 8  # models up to this size have their parameters in the table
+_MOST_TENSORS = 40  # a pair's table has a row for each, and beyond this for the farthest only
 _DIGITS = {"float32": 9, "float64": 17}  # what it takes to read back the same bits
+_END = ", at the end"
+MOST_NOTES = 5  # of a pair, that are shown at once
 _FEW_RUNS = 4  # up to this many are put side by side, which reads better than wide rows
 
 _CAPTIONS = {
+    "curves": "The training losses, a panel for each combination of what was swept; seeds lie over "
+    "each other. All panels have one scale.",
+    "sensitivity": "The final test score over each swept setting: a dot a run, lines through the "
+    "means over everything else.",
+    "cost": "The final test score over the time that training took, a mark a run.",
     "samples": "The training samples.",
     "fit": "The training samples with each run's learned line. The least-squares line is drawn "
     "longer than the learned ones, so that its ends show where they coincide.",
-    "loss": "The training loss before each step, on a logarithmic axis. Dashed: what the noise "
-    "alone leaves on average.",
+    "loss": "The training loss before each step, on a logarithmic axis. Dotted: the same on "
+    "validation samples, after that step. A line marked noise is what the noise alone leaves on "
+    "average.",
+    "validation": "The other scores of the validation samples, which no run was trained on.",
+    "confusion": "How many test samples of each class get which class; a row's colours are its "
+    "shares. What is not on the diagonal is wrong.",
     "path": "The way of the two parameters over contours of the training loss. The contours are "
     "log-spaced and belong to the first run's loss.",
     "residuals": "What is left on test samples, which no run was trained on, and how it is "
     "distributed.",
     "ulps": "How many representable numbers lie between the two runs' parameters at each step; "
     "0 means the same bits. The axis is linear up to 1 and logarithmic above.",
+    "distance": "How far apart the two runs' parameters are after each step, relative to the norm "
+    "of all of them. Noise floor: how far a backend is from itself when only the order of its sums "
+    "changes. What is judged is, where it was measured, each step from equal states (and tensor by "
+    "tensor): runs left to themselves may drift over the bound, which is no finding.",
+    "ladder": "Each tensor's largest distance over its bound on each rung: 1 is at the bound, blue "
+    "is within it, orange and framed beyond; = is the same bits, hatched was not judged, and what "
+    "is blank has no such tensor. Beyond it with a PASS is a branch flip: in float64 the step "
+    "agrees.",
+    "reference": "How far each run's parameters are from those of the reference after each step, "
+    "in ulps of the norm of all parameters. In a pair that passes, what is nearer rounds better.",
+    "ulp_histogram": "How many representable numbers lie between the two runs' parameters, number "
+    "by number, after the start; 0 means the same bits. Both axes are logarithmic.",
 }
 
 
@@ -44,7 +73,8 @@ def summary(records: Sequence[RunRecord]) -> Table:
 
     Parameters of small models are written with the digits that tell their bits (9 for float32, 17
     for float64), with their distances from the true values and from least squares where those are
-    known. The test MSE is on samples that were not trained on. What a run lacks is ``–``.
+    known. The test scores, on samples that were not trained on, are those that the runs have. What
+    a run lacks is ``–``, and what all of them lack has no column.
     """
     parameters = [_parameters(record) for record in records]
     truths = [_scalars(_facts(record).get("truth")) for record in records]
@@ -57,55 +87,165 @@ def summary(records: Sequence[RunRecord]) -> Table:
         header.append(key)
         columns.append([_exact(value) for value in own])
         for sign, known in (("true", truths), ("least squares", optima)):
+            header.append(f"|{key} − {sign}|")
             goals = [values.get(key) for values in known]
-            if any(goal is not None for goal in goals):
-                header.append(f"|{key} − {sign}|")
-                columns.append([_apart(*both) for both in zip(own, goals, strict=True)])
+            columns.append([_apart(*both) for both in zip(own, goals, strict=True)])
     losses = [record.arrays.get("loss", np.empty(0)) for record in records]
     times = [record.about.get("time", {}).get("step_us") for record in records]
-    scores = [record.about.get("scores", {}).get("mse") for record in records]
-    header += ["first loss", "last loss", "test MSE", "µs/step"]
+    scores = [record.about.get("scores", {}) for record in records]
+    header += ["first loss", "last loss", "test MSE", "test accuracy", "test log loss", "µs/step"]
     columns += [
         [_number(loss[0], ".6g") if len(loss) else MISSING for loss in losses],
         [_number(loss[-1], ".6g") if len(loss) else MISSING for loss in losses],
-        [_number(score, ".6g") for score in scores],
+        [_number(own.get("mse"), ".6g") for own in scores],
+        [
+            _percent(own.get("accuracy"), record)
+            for own, record in zip(scores, records, strict=True)
+        ],
+        [_number(own.get("log_loss"), ".6g") for own in scores],
         [_number(time, ".1f") for time in times],
     ]
-    return header, [list(row) for row in zip(*columns, strict=True)]
+    kept = [i for i, column in enumerate(columns) if set(column) != {MISSING}]
+    rows = [list(row) for row in zip(*(columns[i] for i in kept), strict=True)]
+    return [header[i] for i in kept], rows
 
 
 def pair_summary(a: RunRecord, b: RunRecord) -> Table:
     """Return header and rows of a table of two runs' distances, a row a parameter.
 
     The three largest differences are taken over all steps, each on its own; the last column is the
-    step of the largest in ulps. Runs that cannot be compared give one row that says why.
+    step of the largest in ulps. Of very many parameters the farthest are there, and a last row says
+    how many are not. Where a run kept no parameters step by step, the rows are its loss at every
+    step and its parameters at the end. Runs that cannot be compared give one row that says why.
     """
-    header = ["parameter", "first difference", "max |a − b|", "max relative", "max ulps", "at step"]
     try:
-        gaps = distance.trajectories(a, b)
+        return _pair_table(_gaps(a, b), a)
     except ValueError as error:
-        return header, [[f"cannot be compared: {error}", *[MISSING] * 5]]
-    rows = [
-        [
-            gap.name,
-            "never" if gap.first is None else f"step {gap.first}",
-            _number(gap.absolute, ".3g"),
-            _number(gap.relative, ".3g"),
-            _number(gap.ulp, ".15g"),
-            MISSING if gap.first is None else str(gap.step),
-        ]
-        for gap in gaps
-    ]
+        header, _ = _pair_table([], a)
+        return header, [[f"cannot be compared: {error}", *[MISSING] * (len(header) - 1)]]
+
+
+def _gaps(a: RunRecord, b: RunRecord) -> list[distance.Gap]:
+    """Measure two runs: every parameter at every step, or what `pair_summary` says instead."""
+    if a.named("param") and b.named("param"):
+        return distance.trajectories(a, b)
+    gaps = distance.trajectories(_stand_in(a), _stand_in(b))
+    ends = [gap for gap in gaps if gap.name.endswith(_END) and gap.first is not None]
+    late = {gap.name: dataclasses.replace(gap, first=a.steps, step=a.steps) for gap in ends}
+    return [late.get(gap.name, gap) for gap in gaps]
+
+
+def _stand_in(run: RunRecord) -> RunRecord:
+    """Return a run with its loss and its last parameters in place of every step's."""
+    arrays = {f"param/{name}{_END}": value[None] for name, value in run.named("last").items()}
+    if run.steps:
+        # The loss of update 1 gets a row before it, so that a row's number is the step's.
+        arrays = {"param/loss": np.pad(run.arrays["loss"], (1, 0))} | arrays
+    return RunRecord(about=run.about, arrays=arrays)
+
+
+def _pair_table(gaps: Sequence[distance.Gap], record: RunRecord) -> Table:
+    header = [
+        "parameter", "shape", "first difference", "max |a − b|", "max relative", "max ulps",
+        "at step",
+    ]  # fmt: skip
+    shapes = {name: value.shape for name, value in record.named("last").items()}
+    shapes |= {name: value.shape[1:] for name, value in record.named("param").items()}
+    shown = list(gaps)
+    if len(gaps) > _MOST_TENSORS:
+        shown = sorted(gaps, key=lambda gap: -gap.ulp)[:_MOST_TENSORS]
+    rows = []
+    for gap in shown:
+        shape = shapes.get(gap.name.removesuffix(_END), ())
+        before = " or before" if gap.name.endswith(_END) else ""
+        rows.append(
+            [
+                gap.name,
+                "×".join(map(str, shape)) or "scalar",
+                "never" if gap.first is None else f"step {gap.first}{before}",
+                _number(gap.absolute, ".3g"),
+                _number(gap.relative, ".3g"),
+                _number(gap.ulp, ".15g"),
+                MISSING if gap.first is None else str(gap.step),
+            ]
+        )
+    if len(shown) < len(gaps):
+        rest = f"{len(gaps) - len(shown)} more, none farther apart than {shown[-1].ulp:.15g} ulps"
+        rows.append([rest, *[""] * (len(header) - 1)])
     return header, rows
+
+
+def ladder_table(ladder: Ladder) -> Table:
+    """Return header and rows of a table of a pair's rungs; what a rung lacks is empty."""
+    header = [
+        "rung", "verdict", "by", "tensor", "step", "distance", "bound", "bound from", "why",
+    ]  # fmt: skip
+    return header, [_rung(rung) for rung in ladder.rungs]
+
+
+def _rung(rung: Rung) -> list[str]:
+    measured = ["" if value is None else f"{value:.2g}" for value in (rung.distance, rung.bound)]
+    step = "" if rung.step is None else str(rung.step)
+    bare = rung.source == rung.by or (rung.verdict == "ABSTAIN" and rung.bound is None)
+    source = "" if bare else rung.source
+    return [rung.name, rung.verdict, rung.by, rung.tensor, step, *measured, source, rung.why]
+
+
+def beside(ladder: Ladder) -> list[str]:
+    """Say what was measured beside a verdict, a sentence each; notes are not among them."""
+    found = []
+    if ladder.growth is not None:
+        found.append(f"Distance over the steps: {ladder.growth.text}.")
+    names = {"a": ladder.a, "b": ladder.b}
+    ends = {side: (errors.max(), errors[-1]) for side, errors in ladder.errors.items()}
+    if ends:
+        words = ("is at most ", " ulp off", "last step ")
+        parts: list[str] = []
+        for side, (most, last) in ends.items():
+            is_at, off, at_last = ("", "", "") if parts else words
+            parts.append(f"{names[side]} {is_at}{most:.3g}{off} ({at_last}{last:.3g})")
+        found.append(f"Against {ladder.reference}: {', '.join(parts)}.{_nearer(names, ends)}")
+    prove = ladder.facts.get("prove")
+    if prove is not None:
+        ratio = prove["ratio"]
+        times = "" if ratio is None else f", {ratio:.2g} times as far"
+        found.append(
+            f"Both again in float64: at most {prove['float64']:.2g} apart; as they were run "
+            f"{prove['native']:.2g}{times} (rounding in float32 alone gives about 5e+08)."
+        )
+    for side, checked in ladder.facts.get("gradcheck", {}).items():
+        found.append(f"Gradients of {names[side]}: {_checked(checked)}.")
+    return found
+
+
+def _nearer(names: Mapping[str, str], ends: Mapping[str, Sequence[float]]) -> str:
+    """Say which side is nearer the reference, if one is by a tenth at most and at the end."""
+    if len(ends) < 2:
+        return ""
+    for side, other in (("a", "b"), ("b", "a")):
+        if all(x < 0.9 * y for x, y in zip(ends[side], ends[other], strict=True)):
+            return f" {names[side]} is nearer."
+    return " Neither is clearly nearer."
+
+
+def _checked(found: Mapping[str, Any]) -> str:
+    if "why" in found:
+        return f"not checked, {found['why']}"
+    text = f"at most {found['largest']:.2g} from central differences"
+    by_hand = found.get("hand-derived")
+    return f"{text}, {max(by_hand.values()):.2g} from those derived by hand" if by_hand else text
 
 
 def render(
     records: Sequence[RunRecord],
     *,
     pairs: Sequence[Pair],
+    ladders: Sequence[Ladder],
     images: Mapping[str, bytes],
     title: str,
     notes: Sequence[str],
+    board: Table = ([], []),
+    equal: Mapping[str, Equivalence] | None = None,
 ) -> str:
     """Return the report as one HTML file that needs nothing else: no script, link or font.
 
@@ -114,13 +254,19 @@ def render(
     records
         The runs, in the order of the table.
     pairs
-        Each gets a table of its own.
+        Each gets two tables of its own: its rungs, and its parameters.
+    ladders
+        The verdicts on the pairs, in their order.
     images
         PNG files by name; a name may carry a suffix in brackets (``fit (1a2b3c4d)``).
     title
         The heading.
     notes
         Sentences put right under it.
+    board
+        Header and rows of the leaderboard; empty where there is none.
+    equal
+        Tests of backends against each other over seeds, by what was tested.
     """
     named = names(records)
     header, rows = summary(records)
@@ -133,9 +279,14 @@ def render(
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         notes=notes,
         what=_what(records),
+        board=board,
+        equal=[(name, test.sentence()) for name, test in (equal or {}).items()],
         header=header,
         rows=rows,
-        pairs=[_pair(a, b, records=records, named=named) for a, b in pairs],
+        pairs=[
+            _pair(a, b, records=records, named=named) | _verdict(ladder)
+            for (a, b), ladder in zip(pairs, ladders, strict=True)
+        ],
         images=[
             {
                 "name": name,
@@ -144,6 +295,7 @@ def render(
             }
             for name, image in images.items()
         ],
+        most_notes=MOST_NOTES,
         versions=_versions(records),
         failed=[
             (name, record.about.get("status"), record.about.get("message") or "no message")
@@ -186,8 +338,11 @@ def _parameters(record: RunRecord) -> dict[str, Any]:
 
 
 def _exact(value: Any) -> str:
-    """Write a number so that its bits can be read back."""
-    return MISSING if value is None else f"{value:.{_DIGITS.get(str(value.dtype), 17)}g}"
+    """Write a number so that its bits can be read back; NumPy's own text does for longdouble."""
+    if value is None:
+        return MISSING
+    digits = _DIGITS.get(str(value.dtype))
+    return f"{value:.{digits}g}" if digits else str(value)
 
 
 def _apart(value: Any, goal: Any) -> str:
@@ -198,6 +353,14 @@ def _apart(value: Any, goal: Any) -> str:
 
 def _number(value: Any, form: str) -> str:
     return MISSING if value is None else format(float(value), form)
+
+
+def _percent(accuracy: float | None, record: RunRecord) -> str:
+    """Write an accuracy with the digits that tell one of the test samples from another."""
+    if accuracy is None:
+        return MISSING
+    samples = len(record.arrays.get("prediction", ())) or 1
+    return f"{100 * accuracy:.{max(2, math.ceil(math.log10(samples)) - 2)}f} %"
 
 
 def _shown(value: Any) -> str:
@@ -268,24 +431,42 @@ def _pair(
 ) -> dict[str, Any]:
     """Return a pair's heading, its table, and what the table says in one sentence."""
     name = {id(record): own for record, own in zip(records, named, strict=True)}
-    header, rows = pair_summary(a, b)
-    try:
-        gaps = distance.trajectories(a, b)
-    except ValueError:
-        gaps = []
+    gaps: list[distance.Gap] = []
+    with contextlib.suppress(ValueError):
+        gaps = _gaps(a, b)
+    header, rows = _pair_table(gaps, a) if gaps else pair_summary(a, b)
+    said, everything = "", "parameter at every step"
+    if gaps and not (a.named("param") and b.named("param")):
+        everything = "loss and in every parameter at the end"
+        said = (
+            "No parameters were kept step by step (record.trace=full keeps them): compared are the "
+            "loss at each step and the parameters at the end. "
+        )
     differing = [gap for gap in gaps if gap.first is not None]
-    verdict = ""
     if gaps and not differing:
-        verdict = "Identical bits in every parameter at every step."
+        said += f"Identical bits in every {everything}."
     elif differing:
         farthest = max(differing, key=lambda gap: gap.ulp)
         first = min(gap.first for gap in differing if gap.first is not None)
-        verdict = (
+        said += (
             f"The first bit differs at step {first}; the farthest apart is {farthest.name}, by "
             f"{farthest.ulp:.15g} ulps at step {farthest.step}."
         )
     heading = [name.get(id(record), record.label()) for record in (a, b)]
-    return {"names": heading, "header": header, "rows": rows, "verdict": verdict}
+    return {"names": heading, "header": header, "rows": rows, "said": said}
+
+
+def _verdict(ladder: Ladder) -> dict[str, Any]:
+    """Return what the template says of a pair's ladder."""
+    header, rungs = ladder_table(ladder)
+    return {
+        "verdict": ladder.verdict,
+        "sentence": ladder.sentence(),
+        "columns": header,
+        "rungs": rungs,
+        "beside": beside(ladder),
+        "notes": ladder.notes,
+    }
 
 
 _ENVIRONMENT = jinja2.Environment(
@@ -305,9 +486,11 @@ _TEMPLATE = """\
 <title>{{ title }}</title>
 <style>
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #60666d; --line: #d9dde1;
-  --page: #ffffff; --panel: #f5f7f8; --accent: #0b7285; --bad: #a50f15; }
+  --page: #ffffff; --panel: #f5f7f8; --accent: #0b7285; --bad: #a50f15; --good: #1a7f37;
+  --open: #8a5a00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #a0a7ae; --line: #3a4046;
-  --page: #16191c; --panel: #1f2327; --accent: #4cc9e0; --bad: #ff8a80; } }
+  --page: #16191c; --panel: #1f2327; --accent: #4cc9e0; --bad: #ff8a80; --good: #6fdd8b;
+  --open: #f2c14e; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 68rem; background: var(--page);
   color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -317,7 +500,10 @@ h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem;
 h3 { font-size: 1.02rem; margin: 1.6rem 0 .4rem; overflow-wrap: anywhere; }
 p { margin: .4rem 0 .8rem; max-width: 46rem; }
 .soft { color: var(--soft); }
-.bad { color: var(--bad); }
+.bad, .FAIL, .ERROR { color: var(--bad); }
+.PASS { color: var(--good); }
+.ABSTAIN { color: var(--open); }
+.PASS, .FAIL, .ERROR, .ABSTAIN { font-weight: 700; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.4rem; margin: 0; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -325,6 +511,9 @@ dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .38rem .9rem .38rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
+.rungs th, .rungs td { text-align: left; vertical-align: top; }
+.rungs td:nth-child(n+5):nth-child(-n+7) { white-space: nowrap; }
+.rungs td:nth-child(n+8) { min-width: 11rem; font-size: .85rem; line-height: 1.4; }
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr));
@@ -339,7 +528,7 @@ pre { background: var(--panel); padding: .9rem 1.1rem; border-radius: 6px; overf
   font: .85rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 @media print {
   :root { --ink: #000; --soft: #444; --line: #bbb; --page: #fff; --panel: #fff; --accent: #000;
-    --bad: #000; color-scheme: light; }
+    --bad: #000; --good: #000; --open: #000; color-scheme: light; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   table { font-size: 8.5pt; }
   .wide { overflow: visible; }
@@ -367,6 +556,10 @@ pre { background: var(--panel); padding: .9rem 1.1rem; border-radius: 6px; overf
 {% for note in notes %}
 <p>{{ note }}</p>
 {% endfor %}
+{% for pair in pairs %}
+<p><span class="{{ pair.verdict }}">{{ pair.verdict }}</span>
+{{ pair.names[0] }} against {{ pair.names[1] }}. {{ pair.sentence }}</p>
+{% endfor %}
 
 <h2>What was run</h2>
 <dl>
@@ -386,20 +579,56 @@ pre { background: var(--panel); padding: .9rem 1.1rem; border-radius: 6px; overf
 
 <h2>Results</h2>
 {{ table(header, rows) }}
-<p class="soft">Losses are the training loss before the first and before the last step. The test
-MSE is on fresh samples. A time is the median of the steps after the first.</p>
+<p class="soft">Losses are the training loss before the first and before the last step. Test scores
+are on samples that no run was trained on. A time is the median of the steps after the first.</p>
+
+{% if board[1] %}
+<h2>Leaderboard</h2>
+{{ table(board[0], board[1]) }}
+<p class="soft">The best first. Means over the runs that differ in nothing but their seed, with half
+the width of Student's interval.</p>
+{% endif %}
+{% if equal %}
+<h2>Over seeds</h2>
+<dl>{% for name, sentence in equal %}<dt>{{ name }}</dt><dd>{{ sentence }}</dd>{% endfor %}</dl>
+<p class="soft">Two one-sided tests on the differences of runs with the same seed: equivalent where
+the whole interval lies inside the margin, different where it lies outside.</p>
+{% endif %}
 
 {% if pairs %}
 <h2>Agreement</h2>
 {% for pair in pairs %}
 <h3>a = {{ pair.names[0] }} &nbsp;·&nbsp; b = {{ pair.names[1] }}</h3>
-{% if pair.verdict %}
-<p>{{ pair.verdict }}</p>
+<p><span class="{{ pair.verdict }}">{{ pair.verdict }}</span> {{ pair.sentence }}</p>
+<div class="wide"><table class="rungs">
+<thead><tr>{% for cell in pair.columns %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in pair.rungs %}
+<tr><th scope="row">{{ row[0] }}</th><td class="{{ row[1] }}">{{ row[1] }}</td>
+{% for cell in row[2:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% for line in pair.beside %}
+<p>{{ line }}</p>
+{% endfor %}
+{% if pair.notes %}
+<details{{ " open" if pair.notes|length <= most_notes }}>
+<summary>Notes ({{ pair.notes|length }})</summary>
+<ul>
+{% for note in pair.notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul></details>
+{% endif %}
+{% if pair.said %}
+<p>{{ pair.said }}</p>
 {% endif %}
 {{ table(pair.header, pair.rows) }}
 {% endfor %}
-<p class="soft">Largest differences over all steps; step 0 is the start. One ulp is the distance
-from a number to the next that can be represented.</p>
+<p class="soft">A rung's distance and bound are norms, relative to that of the tensor, where the
+first is largest over the second. Largest differences of parameters over all steps; step 0 is the
+start. One ulp is the distance from a number to the next that can be represented.</p>
 {% endif %}
 
 {% if images %}

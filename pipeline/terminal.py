@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +13,16 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import report
+from pipeline.parity.ladder import Ladder
+from pipeline.plots import names
+
+_COLOURS = {"PASS": "green", "ABSTAIN": "yellow", "FAIL": "bold red", "ERROR": "bold red"}
+_WIDE = 130  # columns of a terminal from which on a ladder says in its rows where bounds are from
+
+_MOST_LADDERS = 4  # of more pairs, a line each
 
 
 def console() -> Console:
@@ -27,7 +36,7 @@ def progress(steps: int) -> Iterator[Callable[[int, float], None]]:
     if not sys.stdout.isatty():
 
         def line(step: int, loss: float) -> None:
-            sys.stdout.write(f"epoch {step:>{len(str(steps))}}/{steps}  loss {loss:.6g}\n")
+            sys.stdout.write(f"step {step:>{len(str(steps))}}/{steps}  loss {loss:.6g}\n")
 
         yield line
         sys.stdout.flush()
@@ -40,16 +49,65 @@ def progress(steps: int) -> Iterator[Callable[[int, float], None]]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
+def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
+    """Return the table of the rungs, and what its cells are too short for."""
+    header, rows = report.ladder_table(ladder)
+    sources: dict[str, list[str]] = {}
+    longer: dict[str, str] = {}
+    for row in rows:
+        # "noise floor, each step from equal states" is too long for a cell.
+        row[-2] = re.split(r": |, | of ", row[-2])[0]
+        if row[-2]:
+            sources.setdefault(row[-2], []).append(row[0])
+        row[-1], *rest = row[-1].split("; ")
+        for more in rest:
+            if more not in ladder.sentence():
+                longer.setdefault(more, row[0])
+    below = [f"{rung.capitalize()}: {more}." for more, rung in longer.items()]
+    kept = [i for i, name in enumerate(header) if any(row[i] for row in rows)]
+    if width < _WIDE and header.index("bound from") in kept:
+        kept.remove(header.index("bound from"))
+        parts = (f"{source} ({', '.join(rungs)})" for source, rungs in sources.items())
+        below.append(f"Bounds from: {'; '.join(parts)}.")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+    for i in kept:
+        number = header[i] in ("step", "distance", "bound")
+        last = header[i] == "why"
+        table.add_column(
+            header[i], justify="right" if number else "left", no_wrap=not last,
+            overflow="fold" if last else "ellipsis",
+            max_width=18 if header[i] == "tensor" else None,
+        )  # fmt: skip
+    for row in rows:
+        styles = {1: _COLOURS[row[1]]}
+        table.add_row(*(Text(row[i], style=styles.get(i, "")) for i in kept))
+    return table, below
+
+
+def _judged(out: Console, ladder: Ladder) -> None:
+    """Print a pair's ladder, what it comes to, and what is to know besides."""
+    table, below = _ladder(ladder, width=out.width)
+    out.print(table)
+    notes = list(ladder.notes[: report.MOST_NOTES])
+    if len(ladder.notes) > len(notes):
+        notes.append(f"{len(ladder.notes) - len(notes)} more notes are in parity.json")
+    verdict = Text.assemble((ladder.verdict, _COLOURS[ladder.verdict]), f": {ladder.sentence()}")
+    beside = [*report.beside(ladder), *below, *(f"Note: {note}" for note in notes)]
+    for line in [verdict, *map(Text, beside)]:
+        # What is piped keeps its lines, so that they can be searched, and a command copied.
+        out.print(line, soft_wrap=not out.is_terminal)
+
+
 def comparison(result: Any, *, notes: Sequence[str]) -> None:
-    """Print the table of runs, and below it one for each pair."""
+    """Print the table of runs, and below it for each pair its parameters and its ladder."""
     out = console()
     header, rows = report.summary(result.records)
     if len(rows) > 2 or out.width < 140:
@@ -57,13 +115,26 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
     else:  # few runs with many numbers read better side by side
         turned = [list(column) for column in zip(header, *rows, strict=True)]
         out.print(_table(turned[0], turned[1:], title="Runs"))
-    for (a, b), (verdict, why) in zip(result.pairs, result.verdicts, strict=True):
+    if result.board[1]:
+        out.print(_table(*result.board, title="Leaderboard"))
+    for name, test in result.equal.items():
+        out.print(Text(f"{name}: {test.sentence()}"))
+    named = dict(zip(map(id, result.records), names(result.records), strict=True))
+    if len(result.pairs) > _MOST_LADDERS:
+        found = [
+            [f"{named[id(a)]} against {b.label()}", ladder.verdict, ladder.sentence()]
+            for (a, b), ladder in zip(result.pairs, result.ladders, strict=True)
+        ]
+        out.print(_table(["pair", "verdict", "why"], found, title="Pairs"))
+        out.print(Text("Their ladders are in the report and in parity.json."))
+    shown = zip(result.pairs, result.ladders, strict=True)
+    for (a, b), ladder in shown if len(result.pairs) <= _MOST_LADDERS else ():
         header, rows = report.pair_summary(a, b)
-        out.print(_table(header, rows, title=f"{a.label()} against {b.label()}"))
-        out.print(f"{verdict}: {why}", highlight=False)
+        out.print(_table(header, rows, title=f"{named[id(a)]} against {b.label()}"))
+        _judged(out, ladder)
     if result.alone:
-        names = ", ".join(record.label() for record in result.alone)
-        out.print(f"Without a partner: {names}", highlight=False)
+        alone = ", ".join(record.label() for record in result.alone)
+        out.print(Text(f"Without a partner: {alone}"))
     failures(notes)
 
 

@@ -20,7 +20,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from pipeline import backends, data, models, seeds
+from pipeline import backends, data, models, optimizers, seeds
+from pipeline.data.batches import Batches
 from pipeline.record import Trace
 
 settings.register_profile("twingrad", deadline=None, max_examples=60, derandomize=True)
@@ -81,6 +82,7 @@ def build(
     outputs: int = 1,
     dtype: str = "float64",
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any, models.Twin]:
     """Configure a backend and build one side of a pair; return backend, model and twin."""
     side = backends.load(backend)
@@ -91,11 +93,22 @@ def build(
         values=values,
         inputs=inputs,
         outputs=outputs,
-        settings=model_settings(model),
+        settings=model_settings(model) | dict(settings or {}),
         device="cpu",
         dtype=dtype,
     )
     return side, built, twin
+
+
+def update_of(optimizer: str, given: Mapping[str, Any] | None = None) -> optimizers.Update:
+    """The optimizer of that name: its YAML, with some values given otherwise."""
+    values = yaml.safe_load((CONF / "optimizer" / f"{optimizer}.yaml").read_text())
+    values = {key: value for key, value in values.items() if key != "lr"} | dict(given or {})
+    around = ("name", "decay", "weight_decay", "clip_norm", "accumulate")
+    return optimizers.Update(
+        settings={key: value for key, value in values.items() if key not in around},
+        **{key: values[key] for key in around},
+    )
 
 
 def train(
@@ -109,46 +122,88 @@ def train(
     dtype: str = "float64",
     loop: str = "manual",
     loss: str = "mse",
+    loss_settings: Mapping[str, Any] | None = None,
     optimizer: str = "gd",
     optimizer_settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     execution: str = "eager",
     xla: bool = False,
     full: bool = True,
+    size: int | None = None,
+    shuffle: bool = False,
+    order: Callable[[np.ndarray], np.ndarray] | None = None,
+    forced: Callable | None = None,
+    masks: Callable | None = None,
     log_every: int = 1000,
     report: Callable[[Trace], object] = lambda trace: None,
 ) -> Run:
-    """Train one side of a pair from `values`, with one update a rate, as the stage does."""
-    side, built, twin = build(
-        backend, model, values=values, inputs=x.shape[1:], outputs=y.shape[1], dtype=dtype
-    )
-    first = side.read(built, twin)
-    trace, reports = Trace(list(twin.name_map(built)), rates=rates, full=full), []
+    """Train one side of a pair from `values`, with one update a rate, as the stage does.
 
-    def said(step: int) -> None:
-        reports.append(step)
-        report(trace)
+    `y` is encoded as the loss wants it. With `order`, the samples of each batch come in another
+    order: what changes then is the order of sums alone.
+    """
+    side, built, twin = build(
+        backend, model, values=values, inputs=x.shape[1:], outputs=y.shape[1], dtype=dtype,
+        settings=settings,
+    )  # fmt: skip
+    first = side.read(built, twin)
+    trace, reports = Trace(rates=rates, full=full), []
+    update = update_of(optimizer, optimizer_settings)
+    batches = Batches(
+        x=x.astype(dtype),
+        y=y.astype(dtype),
+        size=size or len(x),
+        shuffle=shuffle,
+        stream=partial(seeds.stream, 0),
+    )
+    if order is not None:
+        batches = Permuted(batches, order)
+    updates = -(-batches.count // update.accumulate)
+
+    def after(epoch: int, slots: Callable) -> bool:
+        if epoch % log_every == 0:
+            reports.append(epoch * updates)
+            report(trace)
+        return False
 
     try:
         side.train(
             built,
             twin,
-            x=x,
-            y=y,
+            batches=batches,
+            epochs=len(rates) // updates,
             loop=loop,
             loss=loss,
-            loss_settings={},
-            optimizer=optimizer,
-            optimizer_settings=optimizer_settings or {},
+            loss_settings=loss_settings or {},
+            update=update,
             execution=execution,
             xla=xla,
+            masks=masks,
             trace=trace,
-            report=said,
-            log_every=log_every,
+            after=after,
+            forced=forced,
+            resume=None,
         )
     except Exception as error:
         error.trace, error.first = trace, first
         raise
     return Run(trace.collect(first), reports, built, trace)
+
+
+class Permuted:
+    """Batches whose samples are the same, in another order within each batch."""
+
+    def __init__(self, batches: Batches, order: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.size, self.count, self.fixed = batches.size, batches.count, False
+        self.group = batches.group
+        self._batches, self._order = batches, order
+
+    def blocks(self, epoch: int):
+        for x, y in self._batches.blocks(epoch):
+            rows = np.arange(len(x))
+            parts = [rows[i : i + self.size] for i in range(0, len(x), self.size)]
+            within = np.concatenate([self._order(part) for part in parts])
+            yield x[within], y[within]
 
 
 def exact(
@@ -217,10 +272,11 @@ class Tools(NamedTuple):
     model_settings: Any = staticmethod(model_settings)
     build: Any = staticmethod(build)
     train: Any = staticmethod(train)
+    update_of: Any = staticmethod(update_of)
     exact: Any = staticmethod(exact)
     columns: Any = staticmethod(columns)
 
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    return Tools(composed, line, model_settings, build, train, exact, columns)
+    return Tools()

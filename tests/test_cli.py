@@ -70,11 +70,11 @@ def test_bad_config_is_one_line_and_leaves_nothing(tmp_path, overrides, names):
 
 
 def test_sweep_over_an_unknown_key_leaves_no_parent(tmp_path):
-    """Hydra looks at swept keys only after the parent was opened; it is removed again."""
+    """Hydra would look at swept keys only after the parent was opened; here they are composed first."""
     done = call("-m", "optimizer.foo=1,2", cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "optimizer.foo" in done.stderr
-    assert not query(tmp_path, "select 1 from runs where lifecycle_stage='active'")
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_a_job_that_breaks_before_its_run_opens_is_not_lost(tmp_path):
@@ -177,7 +177,7 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     for line in process.stdout:
-        if "epoch" in line:
+        if line.startswith("step "):
             break
     time.sleep(0.5)
     process.send_signal(number)

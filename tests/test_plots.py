@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline import plots
 from pipeline.data import Dataset
+from pipeline.parity.ladder import Rung
 from pipeline.record import RunRecord
+from tests.test_report import ERRORS, FINDING, GROWTH, OPEN, ROUNDING, WRONG, ladder
 
 NOISE = 0.15
 
@@ -289,3 +292,411 @@ def test_saving_writes_every_format_whole(make, dataset, tmp_path):
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == sorted(
         path.name for path in paths
     )
+
+
+# Classes, minibatches, validation sets
+
+
+@pytest.fixture
+def digits():
+    """A set of 3 classes that stays in a file: it has no training samples in memory."""
+    truth = np.arange(30).reshape(-1, 1) % 3
+    arrays = {"x_test": np.zeros((30, 4)), "y_test": truth}
+    facts = {"classes": 3, "labels": ["setosa", "versicolor", "virginica"]}
+    source = SimpleNamespace(inputs=(4,), rows=630)
+    return Dataset(name="digits", arrays=arrays, facts=facts, source=source)
+
+
+@pytest.fixture
+def classify(make, digits):
+    def record(backend="torch", *, wrong=(), loss="cross_entropy", steps=500, **about):
+        found = make(backend, loss=loss, steps=steps)
+        found.about["config"]["train"] |= {"batch": 32}
+        found.about["data"]["facts"] = dict(digits.facts)
+        logits = np.eye(3, dtype=np.float32)[digits.arrays["y_test"][:, 0]]
+        for row in wrong:
+            logits[row] = np.roll(logits[row], 1)
+        kept = {"loss": found.arrays["loss"], "prediction": logits}
+        kept |= {"grad_norm": np.ones(steps), "last/out.w": np.ones((4, 3), np.float32)}
+        kept |= {"val/step": np.array([20, 40]), "val/log_loss": np.array([0.5, 0.25])}
+        kept |= {"val/accuracy": np.array([0.75, np.nan])}
+        return RunRecord(about=found.about, arrays=kept)
+
+    return record
+
+
+def drawn(figures):
+    for figure in figures.values():
+        figure.draw_without_rendering()
+    return figures
+
+
+def counts(axes):
+    return {tuple(map(int, t.get_position()[::-1])): int(t.get_text()) for t in axes.texts}
+
+
+def test_a_streamed_classifier_with_a_scalar_trace_has_its_own_figures(classify, digits):
+    record = classify(wrong=[0])
+    assert set(drawn(plots.single(record, digits))) == {"loss", "validation", "confusion"}
+    assert len(plots.overview(record, digits).axes) == 2
+
+
+def test_a_confusion_matrix_counts_true_classes_down_and_predicted_ones_across(classify, digits):
+    axes = plots.single(classify(wrong=[0, 3, 4]), digits)["confusion"].axes[0]
+    assert counts(axes) == {(0, 0): 8, (0, 1): 2, (1, 1): 9, (1, 2): 1, (2, 2): 10}
+    assert axes.get_title(loc="left") == "torch: 27 of 30 right"
+    assert [t.get_text() for t in axes.get_yticklabels()] == digits.facts["labels"]
+
+
+def test_logits_of_two_classes_are_cut_at_zero_as_the_score_does(classify, digits):
+    truth = np.array([[0], [0], [1], [1]])
+    two = Dataset(
+        name="moons",
+        arrays={"x_test": truth, "y_test": truth},
+        facts={"classes": 2},
+        source=digits.source,
+    )
+    record = classify(loss="bce")
+    record.arrays["prediction"] = np.array([[-1], [0], [0.1], [-2]], np.float32)
+    figures = drawn(plots.single(record, two))
+    assert counts(figures["confusion"].axes[0]) == {(0, 0): 2, (1, 0): 1, (1, 1): 1}
+    assert "residuals" not in figures  # although the shapes are those of a regression
+
+
+def test_a_pairs_disagreements_are_counted(classify, digits):
+    a, b, c = classify(wrong=[0, 1]), classify("tensorflow", wrong=[1, 2, 3]), classify("numpy")
+    figure = plots.comparison([a, b, c], digits, pairs=[(a, b), (a, c)])["confusion"]
+    assert figure.get_suptitle().split("\n") == [
+        "torch and tensorflow disagree on 3 of 30 test samples",
+        "torch and numpy disagree on 2 of 30 test samples",
+    ]
+    assert len(figure.axes) == 3
+
+
+def test_of_many_classifiers_six_are_drawn_and_it_is_said(classify, digits):
+    records = [classify() for _ in range(10)]
+    figures = plots.comparison(records, digits, pairs=[])
+    assert len(figures["confusion"].axes) == 6
+    assert "6 of 10 runs are drawn" in figures["confusion"].get_suptitle()
+
+
+def test_logits_that_are_not_finite_have_no_confusion_matrix(classify, digits):
+    good, bad = classify(), classify("tensorflow")
+    bad.arrays["prediction"][0, 0] = bad.arrays["loss"][-1] = np.nan
+    assert "confusion" not in drawn(plots.single(bad, digits))
+    figure = plots.comparison([good, bad], digits, pairs=[(good, bad)])["confusion"]
+    assert (len(figure.axes), figure.get_suptitle()) == (1, "")
+
+
+def test_a_long_minibatch_loss_is_averaged_over_an_epoch_and_says_so(classify, digits):
+    record = classify()  # 630 samples in batches of 32 are 20 steps
+    figure = plots.single(record, digits)["loss"]
+    steps, means = line(figure, "torch").get_data()
+    loss = record.arrays["loss"].astype(float)
+    assert (steps[0], steps[-1]) == (20, 500)
+    np.testing.assert_allclose(means, [loss[k - 20 : k].mean() for k in steps], rtol=1e-12)
+    faint = figure.axes[0].lines[0]
+    np.testing.assert_array_equal(faint.get_ydata(), loss)
+    assert faint.get_alpha() < 0.5
+    assert "faint: each step; lines: mean of 20 steps" in legend(figure)
+
+
+@pytest.mark.parametrize("change", [{"steps": 400}, {"batch": None}, {"accumulate": 40}])
+def test_a_short_or_full_batch_loss_is_drawn_as_it_is(classify, digits, change):
+    record = classify(steps=change.pop("steps", 500))
+    record.about["config"]["train"] |= {"batch": 32} | change
+    record.about["config"]["optimizer"] |= change  # accumulate: 40 batches make one update
+    figure = plots.single(record, digits)["loss"]
+    np.testing.assert_array_equal(line(figure, "torch").get_ydata(), record.arrays["loss"])
+    assert not any("mean of" in text for text in legend(figure))
+
+
+def test_an_average_stops_before_the_loss_that_is_not_finite(classify, digits):
+    record = classify()
+    record.arrays["loss"][-1] = np.inf
+    steps, means = line(drawn(plots.single(record, digits))["loss"], "torch").get_data()
+    assert steps[-1] == 499
+    assert np.isfinite(means).all()
+
+
+def test_a_validation_loss_is_dotted_in_its_runs_colour(classify, digits):
+    figure = plots.comparison([classify(), classify("tensorflow")], digits, pairs=[])["loss"]
+    short = [found for found in figure.axes[0].lines if len(found.get_xdata()) == 2]
+    for label, other in zip(("torch", "tensorflow"), short[:2], strict=True):
+        own = line(figure, label)
+        assert other.get_color() == own.get_color()
+        assert other._unscaled_dash_pattern != own._unscaled_dash_pattern
+        assert other.get_linewidth() < own.get_linewidth()
+        np.testing.assert_array_equal(other.get_xydata(), [[20, 0.5], [40, 0.25]])
+    assert legend(figure)[:3] == ["torch", "tensorflow", "dotted: validation samples"]
+
+
+def test_scores_that_the_loss_axis_cannot_show_have_their_own(classify, digits):
+    figure = plots.single(classify(), digits)["validation"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["validation accuracy"]
+    np.testing.assert_array_equal(line(figure, "torch").get_xydata(), [[20, 0.75]])
+    assert len(plots.single(classify(loss="huber"), digits)["validation"].axes) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
+def test_a_regression_with_several_targets_is_drawn(make, dtype):
+    y = np.random.default_rng(0).normal(size=(20, 3))
+    arrays = {"x_train": y, "y_train": y, "x_test": y, "y_test": y}
+    record = make()
+    record.arrays = {
+        "loss": record.arrays["loss"].astype(dtype),
+        "prediction": (y + 1).astype(dtype),
+    }
+    record.arrays |= {key: np.ones((31, 3, 3), dtype) for key in ("param/w", "param/b")}
+    dataset = Dataset(name="table", arrays=arrays, facts={})
+    figures = drawn(plots.comparison([record, record], dataset, pairs=[(record, record)]))
+    assert set(figures) >= {"loss", "residuals"}
+    residuals = figures["residuals"].axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(residuals[:, 1], -1, rtol=1e-6)
+    assert len(residuals) == 60
+
+
+def test_a_loss_that_hardly_falls_still_has_numbers_on_its_axis(make, dataset):
+    record = make()
+    record.arrays["loss"] = np.linspace(1.1, 0.62, 30)
+    record.about["data"]["facts"] = {}
+    figure = plots.single(record, dataset)["loss"]
+    low, high = figure.axes[0].get_ylim()
+    shown = [tick for tick in figure.axes[0].yaxis.get_majorticklocs() if low <= tick <= high]
+    assert len(shown) >= 3
+
+
+@pytest.mark.parametrize("tensors", [1, 30])
+def test_the_legend_of_the_ulps_hides_no_curve(make, dataset, tensors):
+    a, b = make(), make("tensorflow")
+    for record, factor in ((a, 1), (b, 1 + 1e-4)):
+        record.arrays = {"loss": record.arrays["loss"]}
+        for i in range(tensors):
+            rows = np.full((31, 2), factor * (1 + i), np.float32)
+            record.arrays[f"param/encoder.block{i}.attention.query.kernel"] = rows
+    for pairs in ([(a, b)], [(a, b)] * 4):
+        figure = plots.comparison([a, b], dataset, pairs=pairs)["ulps"]
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            top = axes.transData.transform(
+                [(0, max(max(curve.get_ydata()) for curve in axes.lines))]
+            )[0, 1]
+            assert axes.get_legend().get_window_extent().y0 > top
+    if tensors == 30:
+        assert "7 of 30" in axes.get_legend().get_title().get_text()
+
+
+def test_residuals_of_a_perfect_fit_are_drawn(make, dataset):
+    record = make()
+    record.arrays["prediction"] = dataset.arrays["y_test"] - 0.1
+    drawn(plots.single(record, dataset))
+
+
+@pytest.mark.parametrize("change", ["streamed", "classes"])
+def test_samples_that_are_no_plane_in_memory_have_no_line_figures(make, dataset, digits, change):
+    arrays, facts = dict(dataset.arrays), {}
+    if change == "streamed":
+        del arrays["x_train"], arrays["y_train"]
+    else:
+        arrays |= {"y_train": np.zeros((40, 1), int), "y_test": np.zeros((60, 1), int)}
+        facts["classes"] = 2
+    source = SimpleNamespace(inputs=(1,), rows=40)
+    other = Dataset(name="other", arrays=arrays, facts=facts, source=source)
+    last = {"streamed": "residuals", "classes": "confusion"}[change]
+    assert set(drawn(plots.single(make(), other))) == {"loss", last}
+
+
+# What was measured of a pair
+
+CURVES = {
+    "apart": np.array([0, 0, 1e-8, 3e-8]),
+    "floor": np.array([0, 1e-8, 2e-8, 3e-8]),
+    "forced": np.zeros(4),
+    "bound": np.array([8e-7, 8e-7, 8e-7, 8e-7]),
+}
+
+
+@pytest.fixture
+def pair(make):
+    return make(), make("tensorflow")
+
+
+def legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_only_what_was_measured_of_a_pair_is_drawn(pair):
+    measured = ladder(ROUNDING, distances=CURVES, errors=ERRORS)
+    assert set(drawn(plots.parity([(pair, measured)]))) == {
+        "distance", "ladder", "reference", "ulp_histogram",
+    }  # fmt: skip
+    assert set(plots.parity([(pair, ladder(OPEN))])) == {"ulp_histogram"}  # nothing but NaN
+    for record in pair:
+        del record.arrays["param/w"], record.arrays["param/b"]
+    assert plots.parity([(pair, ladder())]) == {}
+    assert plots.parity([]) == {}
+
+
+def test_distances_are_drawn_after_the_start_and_the_same_bits_have_their_place(pair):
+    found = ladder(WRONG, finding=FINDING, growth=GROWTH, distances=CURVES)
+    (axes,) = drawn(plots.parity([(pair, found)]))["distance"].axes
+    lines = {curve.get_label(): curve for curve in axes.lines}
+    np.testing.assert_array_equal(
+        lines["the two runs"].get_xydata(), [[1, 0], [2, 1e-8], [3, 3e-8]]
+    )
+    assert not lines["each step from equal states: always the same bits"].get_ydata().any()
+    assert lines["first difference of meaning: update, step 3"].get_xdata() == [3, 3]
+    assert axes.get_yscale() == "symlog"
+    assert axes.get_yticklabels()[0].get_text() == "same bits"
+    assert axes.get_ylim()[0] < 0
+    place = axes.transData.transform([(1, 0), (2, 1e-8), (3, 8e-7)])[:, 1]
+    assert place[1] - place[0] > 20  # points: zero is not the smallest number
+    assert place[2] - place[1] > 50
+    title = axes.get_legend().get_title().get_text()
+    assert title == "FAIL: torch and tensorflow\nlinear, as rounding adds up"
+
+
+def test_a_distance_that_is_not_finite_ends_its_line_and_is_said(pair):
+    curves = {"apart": np.array([0, 1e-8, np.inf, np.inf])}
+    (axes,) = drawn(plots.parity([(pair, ladder(distances=curves))]))["distance"].axes
+    assert "the two runs: not finite from step 2 on" in legend_of(axes)
+    assert axes.lines[0].get_xdata().tolist() == [1]
+
+
+def heat(found, pair):
+    figure = drawn(plots.parity([(pair, found)]))["ladder"]
+    axes, bar = figure.axes
+    texts = {tuple(map(int, t.get_position()[::-1])): t for t in axes.texts}
+    return axes, bar, texts, [t.get_text() for t in axes.get_yticklabels()]
+
+
+def test_a_heat_map_shows_each_tensor_on_each_rung_the_farthest_first(pair):
+    forward = Rung(name="forward", verdict="PASS", tensors={"out.w": np.inf, "lr": 0.0})
+    axes, bar, texts, tensors = heat(ladder(ROUNDING, WRONG, OPEN, forward), pair)
+    assert tensors == ["out.w", "out.b", "layer1.w", "lr"]
+    shown = {place: text.get_text() for place, text in texts.items()}
+    assert shown == {
+        (0, 2): "∞", (0, 5): "0.5", (1, 5): "73", (2, 6): "0.21", (3, 2): "=", (3, 6): "=",
+    }  # fmt: skip
+    assert [t.get_text() for t in axes.get_xticklabels()][4:6] == [
+        "gradients\nABSTAIN",
+        "update\nFAIL",
+    ]
+    (unjudged,) = axes.collections  # out.b on the gradients
+    assert unjudged.get_hatch()
+    centre = unjudged.get_datalim(axes.transData).get_points().mean(axis=0)
+    np.testing.assert_allclose(centre, [4, 1])
+    framed = [curve for curve in axes.lines if len(curve.get_xdata()) == 5]
+    assert {(f.get_ydata().mean().round(), f.get_xdata().max().round()) for f in framed} == {
+        (0, 2),
+        (1, 5),
+    }
+    image = axes.images[0]
+    colours = {place: image.cmap(image.norm(image.get_array()[place])) for place in shown}
+    assert colours[1, 5][0] > colours[1, 5][2]  # beyond: more red than blue
+    assert sum(colours[0, 2][:3]) < sum(colours[1, 5][:3])  # infinitely far: darkest
+    assert colours[0, 2][3] == 1
+    assert all(colours[place][2] > colours[place][0] for place in ((0, 5), (2, 6)))
+    assert sum(colours[3, 6][:3]) > sum(colours[2, 6][:3])  # the same bits: palest
+    assert bar.get_yscale() == "log"
+
+
+@pytest.mark.parametrize(("pairs", "most"), [(1, 30), (2, 15)])
+def test_of_many_tensors_the_farthest_are_in_the_heat_map(pair, pairs, most):
+    many = {f"layer{i}.w": i / 100 for i in range(50)}
+    found = ladder(Rung(name="update", verdict="PASS", tensors=many))
+    figure = drawn(plots.parity([(pair, found)] * pairs))["ladder"]
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert labels == [f"layer{i}.w" for i in range(49, 49 - most, -1)]
+    assert f"{most} of 50 tensors" in figure.axes[0].get_title(loc="left")
+
+
+def test_numbers_in_a_heat_map_are_short():
+    values = (0, 0.00004, 0.0123, 0.5, 8.18, 72.6, 285.4, 999.7, 12345.0, 1e12, np.inf)
+    shown = [plots._times(value) for value in values]
+    assert shown == ["=", "<.001", "0.012", "0.5", "8.2", "73", "285", "1000", "1e4", "1e12", "∞"]
+
+
+def test_errors_of_both_sides_are_drawn_against_the_reference(pair):
+    found = ladder(errors=ERRORS, reference="NumPy, longdouble")
+    (axes,) = drawn(plots.parity([(pair, found)]))["reference"].axes
+    assert legend_of(axes) == [
+        "torch: 1.1 at the end, at most 1.5",
+        "tensorflow: 2.25 at the end, at most 3",
+    ]
+    assert "against NumPy, longdouble" in axes.get_legend().get_title().get_text()
+    np.testing.assert_array_equal(axes.lines[1].get_xydata(), [[0, 0], [1, 3], [2, 2.25]])
+    assert axes.lines[0].get_color() != axes.lines[1].get_color()
+
+
+def test_ulps_are_counted_in_doubling_bars_without_the_start(make, pair):
+    rows = np.ones((11, 10, 10), np.float32)
+    other = rows.view(np.int32).copy()
+    other[1, 0, :4] += [1, 2, 3, 4]
+    other[10, 0, 0] += 100
+    for record, kept in zip(pair, (rows, other.view(np.float32)), strict=True):
+        record.arrays = {"param/w": kept}
+    (axes,) = drawn(plots.parity([(pair, ladder())]))["ulp_histogram"].axes
+    every, first, last = (patch.get_data().values for patch in axes.patches)
+    np.testing.assert_allclose(every, np.array([995, 1, 2, 1, 0, 0, 0, 1]) / 1000)
+    np.testing.assert_allclose(first[:4], np.array([96, 1, 2, 1]) / 100)
+    assert last[[0, 7]].tolist() == [0.99, 0.01]
+    assert [t.get_text() for t in axes.get_xticklabels()] == [
+        "0",
+        "1",
+        "2",
+        "4",
+        "8",
+        "16",
+        "32",
+        "64",
+    ]
+    assert legend_of(axes) == [
+        "all steps: median 0, 99 % within 0, at most 100",
+        "step 1: median 0, 99 % within 3, at most 4",
+        "step 10: median 0, 99 % within 0, at most 100",
+    ]
+
+
+def test_very_many_numbers_are_sampled_over_all_steps_and_it_is_said(pair, monkeypatch):
+    monkeypatch.setattr(plots, "_SAMPLED", 1000)
+    rows = np.ones((101, 100), np.float32)
+    for record, last in zip(pair, (1, 1 + 2**-23), strict=True):
+        record.arrays = {"param/w": rows.copy()}
+        record.arrays["param/w"][-1] = last
+    found = plots._counted(*pair)
+    assert list(found) == ["all steps, 1000 of 10000", "step 1", "step 100"]
+    assert found["all steps, 1000 of 10000"].sum() == 100
+    assert found["step 100"].tolist() == [1] * 100
+    for record in pair:  # one step alone is too much
+        record.arrays["param/w"] = np.ones((3, 5000), np.float32)
+    assert len(plots._counted(*pair)["all steps, 1000 of 10000"]) == 1000
+
+
+def test_one_number_that_is_not_finite_has_its_bar(pair):
+    pair[1].arrays["param/w"][-1] = np.nan
+    (axes,) = drawn(plots.parity([(pair, ladder())]))["ulp_histogram"].axes
+    assert "at most inf" in legend_of(axes)[0]
+    assert axes.patches[0].get_data().values[-1] > 0
+
+
+def test_runs_without_comparable_parameters_have_no_histogram(pair):
+    pair[1].arrays["param/w"] = pair[1].arrays["param/w"].astype(np.float64)
+    assert plots.parity([(pair, ladder())]) == {}
+
+
+def test_of_many_judged_pairs_the_worst_are_drawn_and_the_rest_counted(make):
+    judged = [
+        ((make(lr=lr), make("tensorflow", lr=lr)), ladder(errors=ERRORS, reference="x"))
+        for lr in range(1, 9)
+    ]
+    judged[-1] = (judged[-1][0], ladder(WRONG, finding=FINDING, errors=ERRORS))
+    judged[0] = (judged[0][0], ladder())
+    figures = drawn(plots.parity(judged))
+    figure = figures["reference"]
+    assert len(figure.axes) == 6
+    first = figure.axes[0].get_legend().get_title().get_text()
+    assert first.startswith("FAIL: torch, optimizer.lr=8 and tensorflow")
+    said = "6 of 8 pairs, the worst verdicts first; 2 left out (1 of them for want of numbers)"
+    assert figure.get_suptitle() == said
+    assert len(figures["ladder"].axes) == 2  # one pair, and its colours

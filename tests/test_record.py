@@ -93,9 +93,13 @@ def test_a_pickled_array_is_neither_written_nor_read(folder, tmp_path):
 def follow(losses, *, flush_every, full=True):
     """Feed a trace as a loop does: one transposed weight, and one scalar; return it."""
     losses = np.asarray(losses, np.float32)
-    trace = Trace(["w", "b"], rates=np.linspace(0.1, 0.2, len(losses)), full=full)
+    trace = Trace(rates=np.linspace(0.1, 0.2, len(losses)), full=full)
     places = [Placed(None, (1, 0)), Placed(None)]
-    trace.bind(np.stack, [partial(to_neutral, place, leading=1) for place in places])
+    trace.bind(
+        np.stack,
+        {n: partial(to_neutral, p, leading=1) for n, p in zip("wb", places, strict=True)},
+        slots=(),
+    )
     for k, loss in enumerate(losses, start=1):
         trace.start()
         g = [np.full((2, 3), k, np.float32), np.float32(-k)]
@@ -155,7 +159,7 @@ def test_an_empty_trace_and_a_started_step_are_no_steps():
     trace = follow([1.0], flush_every=1)
     trace.start()
     assert {len(a) for k, a in trace.collect(FIRST).items() if not k.startswith("param")} == {1}
-    none = Trace(["w"], rates=np.ones(3), full=True)
+    none = Trace(rates=np.ones(3), full=True)
     assert none.flush().size == 0
     assert none.collect(FIRST)["lr"].size == 0
 

@@ -11,6 +11,8 @@ import pytest
 
 from pipeline import report
 from pipeline.parity import distance
+from pipeline.parity.growth import Growth
+from pipeline.parity.ladder import RUNGS, Finding, Ladder, Rung
 from pipeline.record import RunRecord
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
@@ -55,7 +57,118 @@ def cells(records, row=0):
 
 def html(records, **changes):
     given = {"pairs": [], "images": {}, "title": "A title", "notes": []} | changes
+    given = {"ladders": [ladder() for _ in given["pairs"]]} | given
     return report.render(records, **given)
+
+
+def ladder(*rungs, **changes):
+    """A ladder of given rungs among others that pass by bits."""
+    own = {rung.name: rung for rung in rungs}
+    given = {
+        "a": "torch", "b": "tensorflow", "finding": None, "growth": None, "distances": {},
+        "errors": {}, "reference": "", "notes": (), "flips": (), "facts": {},
+    }  # fmt: skip
+    bits = [
+        Rung(name=n, verdict="PASS", by="bits", source="bits", why="the same bits") for n in RUNGS
+    ]
+    found = tuple(own.get(rung.name, rung) for rung in bits)
+    return Ladder(rungs=found, **given | changes)
+
+
+ROUNDING = Rung(
+    name="trajectory", verdict="PASS", by="rounding", tensor="layer1.w", step=15, distance=2e-7,
+    bound=9.54e-7, source="noise floor, each step from equal states", why="0.21 of the bound",
+    tensors={"layer1.w": 0.21, "lr": 0.0},
+)  # fmt: skip
+WRONG = Rung(
+    name="update", verdict="FAIL", tensor="out.b", step=3, distance=6.9e-5, bound=9.5e-7,
+    source="noise floor", why="72.6 times its bound, and 6.9e-05 apart in float64",
+    tensors={"out.b": 72.6, "out.w": 0.5},
+)  # fmt: skip
+OPEN = Rung(
+    name="gradients", verdict="ABSTAIN", tensor="out.b", step=1, distance=1e-7,
+    source="noise floor", why="other bits, and no evidence; python -m pipeline 'stages=[probe]'",
+    tensors={"out.b": np.nan},
+)  # fmt: skip
+FINDING = Finding(
+    rung="update", phase="update", step=3, tensor="out.b", index=(9,), a=1.0, b=2.0, absolute=1.0,
+    relative=0.5, ulp=8388608.0, agreed="data, init",
+)  # fmt: skip
+GROWTH = Growth(kind="power", rate=0.67, step=None, text="linear, as rounding adds up")
+ERRORS = {"a": np.array([0.0, 1.5, 1.1]), "b": np.array([0.0, 3.0, 2.25])}
+
+
+def test_a_ladders_table_has_a_row_a_rung_and_its_numbers():
+    header, rows = report.ladder_table(ladder(ROUNDING, OPEN))
+    assert [row[0] for row in rows] == list(RUNGS)
+    assert dict(zip(header, rows[6], strict=True)) == {
+        "rung": "trajectory", "verdict": "PASS", "by": "rounding", "tensor": "layer1.w",
+        "step": "15", "distance": "2e-07", "bound": "9.5e-07",
+        "bound from": "noise floor, each step from equal states", "why": "0.21 of the bound",
+    }  # fmt: skip
+    bits, unjudged = (dict(zip(header, rows[i], strict=True)) for i in (0, 4))
+    assert (bits["distance"], bits["bound from"]) == ("", "")
+    assert unjudged["bound from"] == ""  # there was none
+
+
+def test_what_was_measured_beside_a_verdict_is_said():
+    checked = {"central differences": {"w": 5e-12}, "largest": 5e-12, "hand-derived": {"w": 2e-16}}
+    facts = {
+        "prove": {"native": 3.6e-8, "float64": 1.2e-16, "ratio": 3e8},
+        "gradcheck": {"a": checked, "b": {"why": "this loop hands out no gradients"}},
+    }
+    found = ladder(growth=GROWTH, errors=ERRORS, reference="NumPy, longdouble", facts=facts)
+    assert report.beside(found) == [
+        "Distance over the steps: linear, as rounding adds up.",
+        "Against NumPy, longdouble: torch is at most 1.5 ulp off (last step 1.1), "
+        "tensorflow 3 (2.25). torch is nearer.",
+        "Both again in float64: at most 1.2e-16 apart; as they were run 3.6e-08, 3e+08 times as far "
+        "(rounding in float32 alone gives about 5e+08).",
+        "Gradients of torch: at most 5e-12 from central differences, 2e-16 from those derived by hand.",
+        "Gradients of tensorflow: not checked, this loop hands out no gradients.",
+    ]
+    assert report.beside(ladder()) == []
+
+
+@pytest.mark.parametrize(
+    ("b", "said"),
+    [
+        ([0, 1.0, 0.5], "tensorflow is nearer."),
+        ([0, 1.45, 1.0], "Neither is clearly nearer."),
+        ([0, 1.0, 1.1], "Neither is clearly nearer."),
+        ([0, np.inf, np.inf], "torch is nearer."),
+        ([0, 1.0, np.nan], "Neither is clearly nearer."),
+    ],
+)
+def test_nearer_is_who_is_so_at_most_and_at_the_end(b, said):
+    errors = {"a": ERRORS["a"], "b": np.array(b)}
+    assert report.beside(ladder(errors=errors, reference="x"))[0].endswith(said)
+
+
+def test_a_pairs_ladder_is_in_the_file_with_its_verdict_coloured():
+    notes = tuple(f"note {i}" for i in range(7))
+    found = ladder(ROUNDING, OPEN, WRONG, finding=FINDING, growth=GROWTH, errors=ERRORS,
+                   reference="NumPy, longdouble", notes=notes)  # fmt: skip
+    text = html([make(), make("tensorflow")], pairs=[(make(), make("tensorflow"))], ladders=[found])
+    assert text.count('<td class="FAIL">FAIL</td>') == 1
+    assert text.count('<td class="ABSTAIN">ABSTAIN</td>') == 1
+    assert text.count('<td class="PASS">PASS</td>') == 6
+    assert re.search(r'<span class="FAIL">FAIL</span>\s+torch against tensorflow', text)
+    for expected in ("out.b[9] is 1 in torch and 2 in tensorflow", "72.6 times its bound",
+                     "linear, as rounding adds up", "torch is nearer", "note 6",
+                     "Notes (7)", "noise floor, each step from equal states"):  # fmt: skip
+        assert expected in text
+    assert "<details>\n<summary>Notes" in text  # many are folded, few are not
+    few = html([make()], pairs=[(make(), make("tensorflow"))], ladders=[ladder(notes=("one",))])
+    assert "<details open>\n<summary>Notes (1)" in few
+    for name in ("PASS", "FAIL", "ERROR", "ABSTAIN"):
+        assert f".{name}" in text
+    assert not Parsed(text).open
+
+
+def test_every_figure_of_a_pair_has_a_caption():
+    for name in ("distance", "ladder", "reference", "ulp_histogram", "ulps"):
+        assert f"{name} (1a2b): {name}" not in html([make()], images={f"{name} (1a2b)": PNG})
 
 
 def test_importing_loads_no_matplotlib_mlflow_or_framework():
@@ -126,11 +239,11 @@ def test_a_pair_is_measured_as_parity_measures_it():
     b.arrays["param/w"][1] = np.nextafter(b.arrays["param/w"][1], np.float32(1))
     _, rows = report.pair_summary(a, b)
     gap = distance.trajectories(a, b)[0]
-    name, first, absolute, relative, ulp, step = rows[0]
-    assert (name, first, ulp, step) == ("w", "step 1", "1", "1")
+    name, shape, first, absolute, relative, ulp, step = rows[0]
+    assert (name, shape, first, ulp, step) == ("w", "scalar", "step 1", "1", "1")
     assert float(absolute) == pytest.approx(gap.absolute, rel=1e-2)
     assert float(relative) == pytest.approx(gap.relative, rel=1e-2)
-    assert rows[1] == ["b", "never", "0", "0", "0", "–"]
+    assert rows[1] == ["b", "scalar", "never", "0", "0", "0", "–"]
 
 
 def test_a_pair_that_cannot_be_compared_says_why():
@@ -226,3 +339,103 @@ def test_the_whole_config_is_there_with_what_differs_first():
 def test_a_record_with_nothing_but_its_config_is_rendered():
     bare = RunRecord(about={"config": make().about["config"]})
     assert "<h1>" in html([bare, make("tensorflow")], pairs=[(bare, make("tensorflow"))])
+
+
+def classifier(backend="torch", **scores):
+    record = make(backend, scores=scores)
+    record.arrays["prediction"] = np.zeros((359, 10), np.float32)
+    return record
+
+
+def test_a_classifier_shows_its_scores_and_no_mse():
+    row = cells([classifier(accuracy=349 / 359, log_loss=0.1234567)])
+    assert row["test accuracy"] == "97.21 %"
+    assert row["test log loss"] == "0.123457"
+    assert "test MSE" not in row
+    assert "test accuracy" not in cells([make()])
+
+
+@pytest.mark.parametrize("samples", [10, 359, 10_000, 25_000])
+def test_one_test_sample_more_or_less_changes_the_accuracy_shown(samples):
+    shown = set()
+    for right in range(samples - 3, samples + 1):
+        record = classifier(accuracy=right / samples)
+        record.arrays["prediction"] = np.zeros((samples, 1), np.float32)
+        shown.add(cells([record])["test accuracy"])
+    assert len(shown) == 4
+    assert "100.00" in max(shown, key=len)
+
+
+def test_classifiers_and_regressions_in_one_table_each_have_their_scores():
+    records = [classifier(accuracy=0.5, log_loss=0.7), make()]
+    assert (cells(records)["test MSE"], cells(records, row=1)["test accuracy"]) == ("–", "–")
+
+
+def test_what_no_run_has_has_no_column():
+    bare = RunRecord(about={"config": make().about["config"]})
+    assert report.summary([bare, bare])[0] == ["run"]
+
+
+def test_a_longdouble_is_written_so_that_its_bits_can_be_read_back():
+    record = make()
+    record.arrays["last/w"] = np.longdouble(1) / np.longdouble(3)
+    assert np.longdouble(cells([record])["w"]) == record.arrays["last/w"]
+    assert html([record, record], pairs=[(record, record)])
+
+
+def many(backend, *, tensors, shape=(2, 3)):
+    record = make(backend)
+    record.arrays = {"loss": record.arrays["loss"]}
+    for i in range(tensors):
+        record.arrays[f"param/layer{i}.w"] = np.ones((3, *shape), np.float32)
+        record.arrays[f"last/layer{i}.w"] = np.ones(shape, np.float32)
+    return record
+
+
+def test_a_tensors_shape_is_shown_without_its_steps():
+    pair = [many(backend, tensors=40, shape=(2, 3)) for backend in ("torch", "tensorflow")]
+    _, rows = report.pair_summary(*pair)
+    assert [row[:2] for row in rows] == [[f"layer{i}.w", "2×3"] for i in range(40)]
+
+
+def test_of_very_many_tensors_the_farthest_are_shown_and_the_others_counted():
+    a, b = (many(backend, tensors=50) for backend in ("torch", "tensorflow"))
+    for i in range(50):
+        b.arrays[f"param/layer{i}.w"][-1, 1, 2] += np.float32(i * 2.0**-23)
+    header, rows = report.pair_summary(a, b)
+    assert [row[0] for row in rows[:40]] == [f"layer{i}.w" for i in range(49, 9, -1)]
+    assert rows[40][0] == "10 more, none farther apart than 10 ulps"
+    assert {len(row) for row in rows} == {len(header)}
+
+
+def scalars(backend="torch", *, loss=0.0, w=0.0):
+    record = make(backend)
+    del record.arrays["param/w"], record.arrays["param/b"]
+    record.arrays["loss"] = np.array([1, 1 + loss], np.float32)
+    record.arrays["last/w"] = np.full((2, 1), 1 + w, np.float32)
+    return record
+
+
+def test_without_parameters_at_each_step_losses_and_ends_are_compared():
+    a, b = scalars(), scalars("tensorflow", loss=2.0**-23, w=2.0**-21)
+    _, rows = report.pair_summary(a, b)
+    assert [[*row[:3], *row[-2:]] for row in rows] == [
+        ["loss", "scalar", "step 2", "1", "2"],
+        ["w, at the end", "2×1", "step 2 or before", "4", "2"],
+        ["b, at the end", "scalar", "never", "0", "–"],
+    ]
+    text = html([a, b], pairs=[(a, b)])
+    assert "No parameters were kept step by step" in text
+    assert "Identical" not in text
+    same = html([a, scalars("tensorflow")], pairs=[(a, scalars("tensorflow"))])
+    assert "Identical bits in every loss and in every parameter at the end." in same
+    assert "at every step" not in same
+
+
+@pytest.mark.parametrize("change", ["loss", "last/b"])
+def test_scalar_traces_that_do_not_match_say_why(change):
+    a, b = scalars(), scalars("tensorflow")
+    del b.arrays[change]
+    ((reason, *_),) = report.pair_summary(a, b)[1]
+    assert reason.startswith("cannot be compared: ")
+    assert html([a, b], pairs=[(a, b)])

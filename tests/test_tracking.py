@@ -135,13 +135,25 @@ def test_the_logged_model_predicts_the_same_in_a_fresh_process(sweep, backend):
 
 
 def test_comparing_what_is_recorded(sweep):
+    import mlflow
+
     folder, _, parent, children = sweep
     ids = ",".join(run.info.run_id for run in children.values())
     compare = [sys.executable, "-m", "pipeline", "stages=[compare]"]
     for choice, code in (
-        ([f"compare.runs=[{ids}]"], 3),
+        ([f"compare.runs=[{ids}]"], 0),  # the sweep has probed this pair
         (["compare.sweep=latest", "parity.rtol=1e-3"], 0),
         ([f"compare.sweep={parent.info.run_id}", "parity.atol=0", "parity.rtol=0"], 1),
     ):
         done = subprocess.run([*compare, *choice], cwd=folder, capture_output=True, text=True)
         assert done.returncode == code, done.stdout + done.stderr
+    for run in children.values():
+        tags = mlflow.MlflowClient().get_run(run.info.run_id).data.tags
+        twin = next(other.info.run_id for other in children.values() if other is not run)
+        assert (tags["parity.verdict"], tags["parity.twin"]) == ("PASS", twin)
+    (folder / "outputs/evidence").rename(folder / "elsewhere")
+    done = subprocess.run(
+        [*compare, f"compare.runs=[{ids}]"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert f"'stages=[probe,compare]' 'compare.runs=[{ids}]'" in done.stdout

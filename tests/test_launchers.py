@@ -1,0 +1,290 @@
+"""Sweeps in several processes and searches: real joblib, real Ray, real Optuna."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+
+from pipeline import models, search
+from pipeline.record import RunRecord
+from pipeline.stages.check import check, samples_and_start
+
+CONF = Path(__file__).parent.parent / "conf"
+PIPELINE = (sys.executable, "-m", "pipeline", "-m", "tracking.model=false", "parity.probe=off")
+SMALL = ("train.epochs=2", "data.n=20", "data.n_test=10", "backend=numpy")
+JOBLIB = ("hydra/launcher=joblib",)
+RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
+LONG = (
+    "backend=numpy",
+    "train.epochs=5000000",
+    "train.log_every=100",
+    "record.trace=scalars",
+    "tracking.flush=0.2",
+)
+
+
+def installed(name):
+    Plugins.instance()  # makes the launchers' own configs known
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        try:
+            compose("config", [name])
+        except Exception:
+            return False
+    return True
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command in a process group of its own, which nothing of it outlives."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in {"MLFLOW_TRACKING_URI", "RAY_ADDRESS"}
+    }
+    started = []
+
+    def begin(*overrides):
+        process = subprocess.Popen(
+            [*PIPELINE, *overrides], cwd=tmp_path, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def call(start):
+    def ended(*overrides):
+        process = start(*overrides)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    return ended
+
+
+def query(cwd, sql, store="mlflow"):
+    with sqlite3.connect(cwd / f"outputs/{store}.db") as opened:
+        return opened.execute(sql).fetchall()
+
+
+def books(cwd):
+    """The parent's status, the children's, and whether each child names that parent."""
+    (parent,) = query(
+        cwd, "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid"
+        " where t.key = 'kind' and t.value = 'sweep' and r.lifecycle_stage = 'active'",
+    )  # fmt: skip
+    children = query(
+        cwd, "select r.status from runs r join tags t on t.run_uuid = r.run_uuid where"
+        f" t.key = 'mlflow.parentRunId' and t.value = '{parent[0]}' order by r.status",
+    )  # fmt: skip
+    assert (
+        len(query(cwd, "select 1 from runs where lifecycle_stage = 'active'")) == len(children) + 1
+    )
+    return parent[1], [status for (status,) in children]
+
+
+def workers(cwd, process, count, finished=0, timeout=120):
+    """The process ids of that many jobs, once the store has seen them train."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        pids = []
+        for file in cwd.glob("outputs/sweeps/*/*/.running/*"):
+            with contextlib.suppress(OSError, IndexError):
+                pids.append(int(file.read_text().split()[1]))
+        with contextlib.suppress(sqlite3.Error):
+            seen = query(cwd, "select r.status from runs r join metrics m on m.run_uuid = r.run_uuid"
+                         " where m.key='train/loss' group by r.run_uuid")  # fmt: skip
+            statuses = [status for (status,) in seen]
+            running, done = statuses.count("RUNNING"), statuses.count("FINISHED")
+            if running >= count and done >= finished and len(pids) >= count:
+                return pids
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("the jobs did not start")
+
+
+def gone(pids):
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_joblib_four_processes_on_a_fresh_store(tmp_path, call):
+    code, out, err = call(*JOBLIB, "hydra.launcher.n_jobs=4", "seed=range(4)", *SMALL)
+    assert code == 0, err
+    assert books(tmp_path) == ("FINISHED", ["FINISHED"] * 4)
+    assert (
+        len(query(tmp_path, "select 1 from params where key='backend.threads' and value='1'")) == 4
+    )
+    assert "report.html" in out
+    (report,) = tmp_path.glob("outputs/sweeps/*/*/report.html")
+    assert {path.name for path in report.parent.iterdir()} >= {"0", "1", "2", "3", "parity.json"}
+    assert not (report.parent / ".running").exists()
+
+
+@pytest.mark.slow
+def test_ray_two_workers_a_failure_and_sigterm(tmp_path, start):
+    """One job finishes, one has a bad value, two more run when the main process is told to stop."""
+    if not installed("hydra/launcher=ray"):
+        pytest.skip("the extra ray is not installed")
+    process = start(*RAY, "train.epochs=100,0,5000000,5000001,5000002", *LONG[:1], *LONG[2:])
+    pids = workers(tmp_path, process, 2, finished=1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert books(tmp_path) == ("KILLED", ["FAILED", "FINISHED", "KILLED", "KILLED"])
+    listed = [line for line in err.splitlines() if line.startswith("failed  ")]
+    assert len(listed) == 4
+    assert listed[-1] == "failed  1 of 5 jobs never started"
+    assert "train.epochs=0: must be greater" in err
+    assert "Traceback" not in err
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/record/record.json"))) == 3
+    assert "report.html" in out
+    assert gone(pids)
+
+
+@pytest.mark.slow
+def test_interrupt_of_the_whole_group_closes_the_jobs_of_joblib(tmp_path, start):
+    """As a terminal's Ctrl-C: every process gets it, the one idle worker too."""
+    process = start(
+        *JOBLIB,
+        "hydra.launcher.n_jobs=3",
+        "seed=0,1",
+        *LONG,
+    )
+    pids = workers(tmp_path, process, 2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert books(tmp_path) == ("KILLED", ["KILLED"] * 2)
+    for path in tmp_path.glob("outputs/sweeps/*/*/*/record/record.json"):
+        assert RunRecord.load(path.parent).steps >= 100
+    assert gone(pids)
+
+
+@pytest.mark.slow
+def test_a_killed_joblib_worker_ends_the_batch_but_not_the_books(tmp_path, start):
+    process = start(*JOBLIB, "hydra.launcher.n_jobs=2", "seed=range(3)", *LONG)
+    pids = workers(tmp_path, process, 2)
+    os.kill(pids[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert books(tmp_path) == ("FAILED", ["KILLED"] * 2)
+    assert "killed" in err
+    assert "1 of 3 jobs never started" in err
+    assert gone(pids)
+
+
+@pytest.mark.slow
+def test_a_search_continues_its_study(tmp_path, call):
+    if not installed("hydra/sweeper=optuna"):
+        pytest.skip("the extra search is not installed")
+    asked = (
+        "hydra/sweeper=optuna", "sweep.metric=eval/mse", "optimizer=gd,adam",
+        "optimizer.lr=tag(log,interval(1e-4,1e-2))", *SMALL,
+    )  # fmt: skip
+    for total, new in ((6, 6), (10, 4), (10, 0)):
+        code, out, err = call(*asked, f"hydra.sweeper.n_trials={total}")
+        assert code == 0, err
+        assert (
+            len(query(tmp_path, "select 1 from trials where state='COMPLETE'", "optuna")) == total
+        )
+        assert ("nothing to do" in out) == (new == 0)
+    assert len(query(tmp_path, "select 1 from runs")) == 12  # two parents
+    scores = query(tmp_path, "select value from metrics where key='eval/mse'")
+    values = query(tmp_path, "select value from trial_values", "optuna")
+    assert sorted(scores) == sorted(values)
+    best = query(tmp_path, "select value from tags where key='search.best_value'")
+    assert min(float(value) for (value,) in best) == pytest.approx(min(scores)[0], rel=1e-8)
+    rates = query(
+        tmp_path, "select param_value from trial_params where param_name='optimizer.lr'", "optuna"
+    )
+    assert len(set(rates)) == 10
+    kinds = query(tmp_path, "select distinct value from params where key='optimizer.name'")
+    assert sorted(kinds) == [("adam",), ("gd",)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["hydra/launcher=foo", "seed=0,1"], ["hydra/launcher=foo", "joblib"]),
+        (["optimizer.foo=1,2"], ["optimizer.foo", "unknown", "lr"]),
+        (["optimizer=gd,foo"], ["optimizer=foo", "adam"]),
+        (["optimizer.lr=interval(0,1)"], ["optimizer.lr", "hydra/sweeper=optuna"]),
+        (["hydra/sweeper=optuna", "optimizer.lr=interval(0,1)"], ["sweep.metric", "eval/mse"]),
+        (["hydra/sweeper=optuna", "sweep.metric=mse", "seed=0,1"], ["sweep.metric=mse", "eval/mse"]),
+        (["hydra/sweeper=optuna", "sweep.metric=eval/r2", "seed=0,1"], ["eval/r2", "maximize"]),
+        (["hydra/sweeper=optuna", "sweep.metric=eval/mse"], ["nothing to search"]),
+        (["hydra/launcher=ray", "hydra.launcher.ray.init.address=127.0.0.1:9"], ["address", "answer"]),
+        (["sweep=foo"], ["sweep=foo", "article_lr", "parity_matrix"]),
+    ],
+)  # fmt: skip
+def test_bad_sweeps_are_one_line_and_leave_nothing(tmp_path, call, overrides, names):
+    code, _, err = call(*overrides)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert all(name in err for name in names), err
+    assert not list(tmp_path.rglob("*"))
+
+
+def members(name):
+    """Every member of a ready sweep, composed and checked as the command does it."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        whole = compose("config", [f"sweep={name}"], return_hydra_config=True)
+        params = OmegaConf.to_container(whole.hydra.sweeper.params)
+        chosen = [{}]
+        for key, text in params.items():
+            values = ["0", "19"] if text == "range(20)" else text.split(",")
+            chosen = [{**one, key: value} for one in chosen for value in values]
+        composed = [
+            compose("config", [f"sweep={name}", *(f"{k}={v}" for k, v in one.items())])
+            for one in chosen
+        ]
+    return whole, [check(OmegaConf.to_container(each, resolve=True)) for each in composed]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("article_lr", 10), ("optimizers", 16), ("seeds", 4), ("parity_matrix", None)],
+)
+def test_ready_sweeps_are_right_in_every_member(name, count):
+    whole, settings = members(name)
+    assert (str(whole.hydra.mode).split(".")[-1], whole.sweep.title) == ("MULTIRUN", name)
+    assert count in (len(settings), None)
+    assert {each.backend.name for each in settings} == {"torch", "tensorflow"}
+    if name == "optimizers":
+        assert {each.optimizer.name for each in settings} == {
+            p.stem for p in (CONF / "optimizer").glob("*.yaml")
+        }
+    if name == "parity_matrix":
+        pairs = {m for m in models.names() if {"torch", "tensorflow"} <= set(models.backends_of(m))}
+        assert {each.model.name for each in settings} == pairs
+        for each in settings:
+            samples_and_start(each)
+
+
+def test_what_a_search_can_minimise():
+    record = RunRecord(about={"scores": {"mse": 0.5}, "time": {"train_s": 2.0}})
+    assert search.value(record, "eval/mse") == 0.5
+    assert search.value(record, "time/train_s") == 2.0
+    with pytest.raises(search.ConfigError, match="this run has eval/mse, time/train_s"):
+        search.value(record, "eval/log_loss")
+    record.about["scores"]["mse"] = float("nan")
+    with pytest.raises(search.ConfigError, match="is nan"):
+        search.value(record, "eval/mse")

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from pipeline import terminal
+from tests.test_report import (
+    ERRORS,
+    FINDING,
+    GROWTH,
+    OPEN,
+    ROUNDING,
+    WRONG,
+    classifier,
+    ladder,
+    make,
+    scalars,
+)
+
+
+def test_a_classifiers_table_has_its_scores_and_no_empty_line(capsys):
+    terminal.run(classifier(accuracy=349 / 359, log_loss=0.125))
+    shown = capsys.readouterr().out
+    assert "97.21 %" in shown
+    assert "0.125" in shown
+    assert "µs/step" in shown
+    assert "MSE" not in shown
+    assert "–" not in shown
+
+
+@pytest.mark.parametrize("runs", [2, 3])
+def test_a_comparison_says_what_stood_in_for_the_parameters(capsys, runs):
+    records = [scalars(), scalars("tensorflow", w=2.0**-23), scalars("numpy")][:runs]
+    where = "compare.runs=[" + "a" * 200 + "]"
+    unjudged = dataclasses.replace(OPEN, why=f"{OPEN.why} {where}")
+    result = SimpleNamespace(
+        records=records, pairs=[records[:2]], ladders=[ladder(unjudged)], alone=records[2:],
+        board=([], []), equal={},
+    )  # fmt: skip
+    terminal.comparison(result, notes=[])
+    shown = capsys.readouterr().out
+    assert "w, at the end" in shown
+    assert "2×1" in shown
+    # A bracket is no markup, and a command stays in one line.
+    sentence = "ABSTAIN: gradients cannot be judged: other bits, and no evidence; "
+    assert f"{sentence}python -m pipeline 'stages=[probe]' {where}.\n" in shown
+    assert ("Without a partner: numpy" in shown) == (runs == 3)
+
+
+def printed(monkeypatch, capsys, found, *, width, color_system=None):
+    """What a terminal of some columns shows of a ladder."""
+    out = Console(width=width, force_terminal=True, color_system=color_system, _environ={})
+    monkeypatch.setattr(terminal, "console", lambda: out)
+    pair = scalars(), scalars("tensorflow")
+    result = SimpleNamespace(
+        records=pair, pairs=[pair], ladders=[found], alone=[], board=([], []), equal={}
+    )
+    terminal.comparison(result, notes=[])
+    return capsys.readouterr().out
+
+
+LONG = ladder(
+    ROUNDING, OPEN, WRONG, finding=FINDING, growth=GROWTH, errors=ERRORS,
+    reference="NumPy, longdouble", notes=tuple(f"note {i}" for i in range(7)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [100, 160])
+def test_a_ladder_has_a_line_a_rung_and_then_what_it_comes_to(monkeypatch, capsys, width):
+    shown = printed(monkeypatch, capsys, LONG, width=width)
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= width
+    rungs = {line.split()[0]: line.split() for line in lines if line[1:2].islower()}
+    cells = rungs["trajectory"]
+    assert cells[1:7] == ["PASS", "rounding", "layer1.w", "15", "2e-07", "9.5e-07"]
+    assert rungs["update"][1:6] == ["FAIL", "out.b", "3", "6.9e-05", "9.5e-07"]
+    text = " ".join(" ".join(lines).split())
+    assert "FAIL: The first difference of meaning is in update at step 3: out.b[9] is 1" in text
+    assert "Distance over the steps: linear, as rounding adds up." in text
+    assert "torch is at most 1.5 ulp off (last step 1.1), tensorflow 3 (2.25)." in text
+    assert "note 4 Note: 2 more notes are in parity.json" in text
+    assert "note 5" not in text
+    assert "Gradients: python -m pipeline 'stages=[probe]'." in text
+    below = "Bounds from: noise floor (update, trajectory)."
+    assert (below in text) == (width == 100)
+    assert ("bound from" in text) == (width == 160)
+    assert "each step from equal" not in text  # too long for either
+
+
+def test_verdicts_are_coloured_on_a_terminal_only(monkeypatch, capsys):
+    shown = printed(monkeypatch, capsys, LONG, width=100, color_system="standard")
+    for code, verdict in (("32", "PASS"), ("33", "ABSTAIN"), ("1;31", "FAIL")):
+        assert f"\x1b[{code}m{verdict}" in shown
+    assert "\x1b" not in printed(monkeypatch, capsys, LONG, width=100)
+
+
+def test_columns_that_no_rung_fills_are_left_out(monkeypatch, capsys):
+    shown = printed(monkeypatch, capsys, ladder(), width=100)
+    assert "PASS: The runs are the same in every bit that was compared." in shown
+    header = next(line for line in shown.splitlines() if "verdict" in line)
+    assert header.split() == ["rung", "verdict", "by", "why"]
+    assert "Bounds from" not in shown
+    assert "Note" not in shown
+
+
+def test_pairs_of_a_sweep_are_told_apart(capsys):
+    records = [make(backend, lr=lr) for lr in (1, 2) for backend in ("torch", "tensorflow")]
+    pairs = [records[:2], records[2:]]
+    result = SimpleNamespace(
+        records=records,
+        pairs=pairs,
+        ladders=[ladder(), ladder()],
+        alone=[],
+        board=([], []),
+        equal={},
+    )
+    terminal.comparison(result, notes=[])
+    shown = capsys.readouterr().out
+    for lr in (1, 2):
+        assert f"torch, optimizer.lr={lr} against tensorflow" in shown
