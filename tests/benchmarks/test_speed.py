@@ -181,6 +181,7 @@ def digits(tools):
                 ours, twin, batches=batches, epochs=epochs, loop="manual", loss="cross_entropy",
                 loss_settings={"smoothing": 0.0}, update=tools.update_of(optimizer),
                 execution=execution, xla=False, masks=None, trace=trace, after=after, forced=None,
+                resume=None,
             )  # fmt: skip
             return trace.collect(side.read(ours, twin))
 
@@ -332,7 +333,7 @@ def test_a_step_costs_what_a_plain_one_costs(benchmark, digits, name, execution,
     epochs = 150 if name == "torch" else 60
     whole, theirs, clock = [], [], time.perf_counter()
 
-    def after(epoch):
+    def after(epoch, slots):
         nonlocal clock
         whole.append(time.perf_counter() - clock)
         theirs.append(plain())
