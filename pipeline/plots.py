@@ -110,7 +110,7 @@ def single(record: RunRecord, dataset: Dataset) -> dict[str, Figure]:
 
 
 def overview(record: RunRecord, dataset: Dataset) -> Figure:
-    """Draw one run in one figure: its loss, its line (or residuals, or confusion), its path."""
+    """Draw one run in one figure: its loss, and its line, residuals or confusion."""
     curves = _curves([record])
     drawings: list[Callable[[Axes], None]] = []
     if _kept_losses(curves):
@@ -121,8 +121,6 @@ def overview(record: RunRecord, dataset: Dataset) -> Figure:
         drawings.append(partial(_draw_residuals, curves=curves, dataset=dataset))
     for _, said in _classified([record], dataset):
         drawings.append(partial(_draw_confusion, said=said, dataset=dataset))
-    if _paths(curves, dataset):
-        drawings.append(partial(_draw_path, curves=curves, dataset=dataset))
     figure = _new(4.6 * max(1, len(drawings)), 4.2)
     for i, draw in enumerate(drawings):
         draw(figure.add_subplot(1, len(drawings), i + 1))
@@ -334,10 +332,7 @@ def save(
         for kind in formats:
             path = folder / f"{name}.{kind}"
 
-            def write(file: BinaryIO, figure: Figure = figure, kind: str = kind) -> None:
-                figure.savefig(file, format=kind, dpi=dpi)
-
-            storage.write_atomic(path, write)
+            storage.write_atomic(path, partial(_write, figure=figure, kind=kind, dpi=dpi))
             paths.append(path)
     return paths
 
@@ -345,8 +340,19 @@ def save(
 def png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    _write(buffer, figure=figure, kind="png", dpi=DPI)
     return buffer.getvalue()
+
+
+def _write(file: BinaryIO, *, figure: Figure, kind: str, dpi: int) -> None:
+    """Write a figure; pixels at once, where `savefig` draws everything twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if kind == "png":
+        figure.set_dpi(dpi)
+        FigureCanvasAgg(figure).print_png(file)
+    else:
+        figure.savefig(file, format=kind, dpi=dpi)
 
 
 def names(records: Sequence[RunRecord]) -> list[str]:
