@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -31,6 +32,9 @@ _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 # What the user asked for; `main` sets the first one itself, and workers inherit both.
 DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
+# Hydra copies its store with each look at a group, which is half of what ``--help`` takes. What it
+# reads from the store it copies as well.
+setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
 _exit = 0
 _received: int | None = None
 
