@@ -46,28 +46,31 @@ def first_values(
             "model.name", "cnn", f"takes images (height, width, colours), not samples of shape "
             f"{inputs}; digits come so with data.layout=image",
         )  # fmt: skip
-    values = {}
-    height, width, before = inputs
+    flat = flattened(inputs, channels=channels, kernel=kernel, padding=padding)
+    values, before = {}, inputs[-1]
     for k, after in enumerate(channels, start=1):
-        lost = 0 if padding == "same" else kernel - 1
-        height, width = (height - lost) // 2, (width - lost) // 2
-        if min(height, width) < 1:
-            raise ConfigError(
-                "model.channels", list(channels), f"images of {inputs} are gone after {k} blocks"
-            )
         spread = math.sqrt(2 / (kernel * kernel * before))
         shape = (kernel, kernel, before, after)
         values[f"conv{k}.kernel"] = rng.normal(0, spread, size=shape)
         values |= norm_values("batch", f"norm{k}", after)
         before = after
-    flat = height * width * before
     return values | {"out.w": glorot(rng, flat, outputs), "out.b": np.zeros(outputs)}
 
 
 def flattened(inputs: tuple[int, ...], *, channels: Channels, kernel: int, padding: str) -> int:
-    """Return how many values of one image are left after the last pool."""
+    """Return how many values of one image are left after the last pool.
+
+    Raises
+    ------
+    ConfigError
+        If there are none.
+    """
     height, width, _ = inputs
     lost = 0 if padding == "same" else kernel - 1
-    for _ in channels:
+    for k in range(1, len(channels) + 1):
         height, width = (height - lost) // 2, (width - lost) // 2
+        if min(height, width) < 1:
+            raise ConfigError(
+                "model.channels", list(channels), f"images of {inputs} are gone after {k} blocks"
+            )
     return height * width * channels[-1]

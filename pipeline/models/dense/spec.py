@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from pipeline.config import ConfigError
+from pipeline.models.mlp.spec import glorot
 
 DIFFERS = (
     "PyTorch's weight is (outputs, inputs), Keras's kernel (inputs, outputs): the one "
@@ -24,8 +23,7 @@ def first_values(
     """
     if len(inputs) != 1:
         raise ConfigError("model.name", "dense", f"takes vectors, not samples of shape {inputs}")
-    limit = math.sqrt(6 / (inputs[0] + outputs))
-    return {"w": rng.uniform(-limit, limit, size=(inputs[0], outputs)), "b": np.zeros(outputs)}
+    return {"w": glorot(rng, inputs[0], outputs), "b": np.zeros(outputs)}
 
 
 def least_squares(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,11 +9,10 @@ J. Kolter and V. Koltun, "Deep Equilibrium Models", arXiv:1909.01377 (2019).
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from pipeline.config import ConfigError, Count, Positive
+from pipeline.models.mlp.spec import glorot
 
 DIFFERS = (
     "An ordinary `while` in both: PyTorch records what ran, and so does the tape. A graph "
@@ -47,15 +46,10 @@ def first_values(
         raise ConfigError("model.name", "dynamic", f"takes vectors, not samples of shape {inputs}")
     again = rng.normal(size=(width, width))
     return {
-        "first.w": _glorot(rng, inputs[0], width),
+        "first.w": glorot(rng, inputs[0], width),
         "first.b": np.zeros(width),
         "again.w": again * (CONTRACTION / np.linalg.norm(again, ord=2)),
         "again.b": rng.uniform(-0.1, 0.1, size=width),
-        "out.w": _glorot(rng, width, outputs),
+        "out.w": glorot(rng, width, outputs),
         "out.b": np.zeros(outputs),
     }
-
-
-def _glorot(rng: np.random.Generator, before: int, after: int) -> np.ndarray:
-    limit = math.sqrt(6 / (before + after))
-    return rng.uniform(-limit, limit, size=(before, after))
