@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline import search, sweep
 from pipeline.config import Config, ConfigError
@@ -405,6 +405,8 @@ def _explained(error: BaseException) -> str:
         extra = {"ray": "ray", "optuna": "search"}.get(option)
         install = f"; pip install 'twingrad[{extra}]' brings {option}" if extra else ""
         return f"{group}={option}: must be one of {', '.join(sorted(error.options))}{install}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}=???: must be given"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
         allowed = ", ".join(sorted(map(str, cause.parent_node)))

@@ -101,7 +101,7 @@ class Backend:
     device: Literal["auto", "cpu", "cuda"]
     execution: Literal["eager", "compiled"]
     xla: bool
-    threads: Count
+    threads: Annotated[int, Field(ge=1, le=1024)]
     deterministic: bool
 
 

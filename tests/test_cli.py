@@ -50,6 +50,8 @@ def query(cwd, sql):
         (["train.epochs=true"], ["train.epochs=True", "integer"]),
         (["backend.dtype=float16"], ["backend.dtype=float16", "float32"]),
         (["backend.name=foo"], ["backend.name=foo", "tensorflow, torch"]),
+        (["data=file"], ["data.path=???", "must be given"]),
+        (["backend.threads=99999999999"], ["backend.threads=99999999999", "1024"]),
         (["seed=-1"], ["seed=-1", "greater than or equal to 0"]),
         (["stages=[foo]"], ["foo", "evaluate"]),
         (["stages=[evaluate]"], ["evaluate", "run="]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,6 +60,14 @@ def test_every_rule_is_called_alike(rule):
     assert {"sqrt", *given, *SETTINGS[rule]} == {parameter.name for parameter in rest}
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in rest)
     assert all(parameter.default is parameter.empty for parameter in rest), "spell all out"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_cites_its_paper_and_says_where_the_frameworks_differ(rule):
+    text = " ".join(inspect.getdoc(RULES[rule]).split())
+    assert re.search(r"Source: [A-Z]\..* \(\d{4}\)\.$", text)
+    assert "PyTorch" in text
+    assert "Keras" in text
 
 
 def gradient(w):

@@ -373,7 +373,8 @@ def _fit(
         run_eagerly=execution == "eager",
         jit_compile=xla,
     )
-    model.fit(feed(), epochs=epochs, steps_per_epoch=batches.count, verbose=0, callbacks=[Keep()])
+    model.fit(feed(), epochs=epochs, steps_per_epoch=batches.count, shuffle=False, verbose=0,
+              callbacks=[Keep()])  # fmt: skip
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:

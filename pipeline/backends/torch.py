@@ -75,7 +75,9 @@ def _optimizer(parameters: Sequence[torch.Tensor], update: Update) -> torch.opti
     make: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "gd": partial(torch.optim.SGD, momentum=0.0, dampening=0.0, nesterov=False, fused=False),
         "momentum": partial(torch.optim.SGD, dampening=0.0, nesterov=False, fused=False),
-        "nesterov": partial(torch.optim.SGD, dampening=0.0, nesterov=True, fused=False),
+        "nesterov": lambda p, *, momentum, **how: torch.optim.SGD(  # refuses nesterov without any
+            p, momentum=momentum, dampening=0.0, nesterov=momentum > 0, fused=False, **how
+        ),
         "rmsprop": lambda p, *, rho, epsilon, **how: torch.optim.RMSprop(
             p, alpha=rho, eps=epsilon, momentum=0.0, centered=False, capturable=False, **how
         ),

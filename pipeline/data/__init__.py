@@ -93,7 +93,8 @@ def make(name: str, *, settings: Mapping[str, Any], stream: Callable) -> Dataset
     stream
         Maps the name of a random stream to its generator.
     """
-    arrays, facts, *source = maker(name)(stream, **settings)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers too large are refused in one line
+        arrays, facts, *source = maker(name)(stream, **settings)
     return Dataset(name=name, arrays=arrays, facts=facts, source=source[0] if source else None)
 
 

@@ -37,8 +37,7 @@ def linear(
     arrays, facts
         ``x_*`` and ``y_*`` of shape ``(·, 1)`` in float64; the true ``w`` and ``b`` and the noise.
     """
-    if not low < high:
-        raise ConfigError("data.low", low, f"must be below data.high={high}")
+    _check_range(low, high)
     arrays = {}
     for split, count in (("train", n), ("test", n_test)):
         rng = stream(f"data.{split}")
@@ -124,8 +123,7 @@ def sine(
     high: Finite,
 ) -> Made:
     """A wave: ``y = amplitude·sin(2π·frequency·x + phase) + ε``, ``x ~ U(low, high)``."""
-    if not low < high:
-        raise ConfigError("data.low", low, f"must be below data.high={high}")
+    _check_range(low, high)
 
     def draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
         x = rng.uniform(low, high, size=(count, 1))
@@ -151,6 +149,11 @@ def moons(stream: Stream, *, n: Pair, n_val: Natural, n_test: Count, noise: NonN
         arrays[f"x_{split}"] = x + rng.normal(0.0, noise, size=(count, 2))
         arrays[f"y_{split}"] = y.astype(np.int64)[:, None]
     return arrays, {"classes": 2, "labels": [0, 1], "noise": noise}
+
+
+def _check_range(low: float, high: float) -> None:
+    if not 0 < high - low < np.inf:
+        raise ConfigError("data.low", low, f"must be below data.high={high}, and not infinitely")
 
 
 def _splits(n: int, n_val: int, n_test: int) -> list[tuple[str, int]]:

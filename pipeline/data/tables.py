@@ -224,6 +224,8 @@ class _Npz:
                     f"array {name} holds Python objects (pickle); they are not read",
                 ) from None  # fmt: skip
             raise
+        if not isinstance(values, np.ndarray):
+            raise ConfigError("data.path", self.path, f"what is called {name} is no array")
         if values.ndim not in (1, 2) or 0 in values.shape[1:]:
             raise ConfigError(
                 "data.path", self.path,
@@ -367,7 +369,7 @@ def _parsed(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarra
     found = np.empty(values.shape)
     for index, text in np.ndenumerate(values):
         try:
-            found[index] = float(text)
+            found[index] = float(text.replace("_", "no"))  # Python alone reads 1_000
         except ValueError:
             what = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
             raise at(key, name, first + index[0], what) from None
@@ -404,6 +406,9 @@ def marks(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
         return found.astype(np.int64)
     if kind not in "biu":
         raise ConfigError(key, name, f"holds {values.dtype}; a class is an integer or text")
+    bad = np.flatnonzero(values > np.iinfo(np.int64).max)
+    if len(bad):
+        raise at(key, name, first + int(bad[0]), f"is {values[bad[0]]}; too large for a class")
     return values.astype(np.int64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -95,6 +96,11 @@ def _check_loop(settings: Config) -> None:
                 raise ConfigError(f"train.{key}", value, "needs train.evaluate_every")
         if train.weights == "best":
             raise ConfigError("train.weights", "best", "needs train.evaluate_every")
+    elif train.evaluate_every > train.epochs:
+        raise ConfigError(
+            "train.evaluate_every", train.evaluate_every,
+            f"train.epochs={train.epochs} end before the first score",
+        )  # fmt: skip
 
 
 def made(settings: Config) -> data.Dataset:
@@ -154,6 +160,9 @@ def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndar
             "train.monitor", train.monitor,
             f"data={dataset.name} is scored by {', '.join(allowed)}",
         )  # fmt: skip
+    _check_size(settings, dataset)
+    batches = -(-rows // (train.batch or rows))
+    _check_rates(settings, updates=train.epochs * -(-batches // settings.optimizer.accumulate))
     spec = models.spec(settings.model.name)
     first = spec.first_values(
         seeds.stream(settings.seed, "init"),
@@ -164,6 +173,31 @@ def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndar
     if train.loop == "fit" and masks_of(settings, dataset) is not None:
         raise ConfigError("train.loop", "fit", "Keras would draw other dropout masks; use manual")
     return dataset, first
+
+
+def _check_size(settings: Config, dataset: data.Dataset) -> None:
+    """Refuse samples in memory that are infinite in the precision of the run."""
+    most = np.finfo(settings.backend.dtype).max
+    for name, array in dataset.arrays.items():
+        largest = max(array.max(), -array.min())
+        if not largest <= most:
+            raise ConfigError(
+                "backend.dtype", settings.backend.dtype,
+                f"cannot hold {largest:g}, which is in {name} of data={dataset.name}",
+            )  # fmt: skip
+
+
+def _check_rates(settings: Config, *, updates: int) -> None:
+    """Refuse a schedule whose rate grows out of all bounds; it is largest at either end."""
+    part, lr = settings.schedule, settings.optimizer.lr
+    try:
+        last = getattr(schedules, part.name)(updates, lr=lr, steps=updates, **part.settings)
+    except OverflowError:
+        last = math.inf
+    if not math.isfinite(last):
+        raise ConfigError(
+            "schedule.name", part.name, f"makes the rate infinite within {updates} updates"
+        )
 
 
 def masks_of(settings: Config, dataset: data.Dataset) -> Any:

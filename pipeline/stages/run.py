@@ -558,7 +558,10 @@ def optimum(settings: Config, dataset: data.Dataset) -> dict[str, Any] | None:
     if solve is None or dataset.classes is not None or "x_train" not in dataset.arrays:
         return None
     x, y = dataset.arrays["x_train"], dataset.arrays["y_train"]
-    return _plain(solve(x, y, **settings.model.settings))
+    try:
+        return _plain(solve(x, y, **settings.model.settings))
+    except np.linalg.LinAlgError:  # powers of a feature that overflow
+        return None
 
 
 def load_record(folder: Path, *, key: str) -> RunRecord:

@@ -141,8 +141,8 @@ def train(
         for name, value in {"step": epoch * updates, **found}.items():
             curves.setdefault(name, []).append(value)
         sign = -1 if decisive in metrics.HIGHER else 1
-        seen = sign * np.array(curves[decisive])
-        if len(seen) == 1 or seen[-1] < np.nanmin(seen[:-1]):
+        *before, now = (sign * score for score in curves[decisive])
+        if not best or now < np.nanmin([np.inf, *before]):  # a NaN is better than nothing alone
             best, waited = backend.read(model, twin), 0
             record.about["best"] = {"step": epoch * updates, "score": decisive} | found
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -9,7 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
-from pipeline import backends, config, losses, optimizers
+from pipeline import backends, config, losses, models, optimizers
 from pipeline.backends.base import Backend
 from pipeline.config import ConfigError
 
@@ -26,6 +27,33 @@ def shape_of(function, *, bound):
     parameters = list(inspect.signature(function).parameters.values())[bound:]
     return [(p.name, p.kind, p.default, None if p.name == "model" else p.annotation)
             for p in parameters]  # fmt: skip
+
+
+# What only one framework needs: a start without noise, Keras's fit, devices by name, its saved
+# settings; PyTorch's copies, a batch norm with Keras's statistics; a gelu that is not rounded.
+ALONE = {"_quiet_start", "_fit", "_place", "get_config", "_gelu", "_copier", "BatchNorm"}
+PACKAGE = Path(backends.__file__).parents[1]
+TWINS = ["backends", *(f"models/{name}" for name in models.names())]
+
+
+def outline(path):
+    """Names of functions and methods in the order of a file, but for what stands alone."""
+
+    def inside(body):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in ALONE:
+                yield {"forward": "call"}.get(node.name, node.name)
+                yield from inside(node.body if isinstance(node, ast.ClassDef) else [])
+
+    return list(inside(ast.parse(path.read_text()).body))
+
+
+@pytest.mark.parametrize("folder", TWINS)
+def test_twins_read_line_by_line(folder):
+    """The same functions in the same order, so that a diff shows only what truly differs."""
+    one, other = (outline(PACKAGE / folder / f"{name}.py") for name in ("torch", "tensorflow"))
+    assert one == other
+    assert len(one) >= 4
 
 
 def test_the_protocol_is_seven_functions_and_some_constants():

@@ -59,6 +59,17 @@ def test_native_is_the_rule_or_on_the_list_of_differences(tools, backend, rule, 
         assert distance <= 1e-13
 
 
+@pytest.mark.parametrize("backend", NATIVE)
+def test_native_takes_every_momentum_that_the_rule_takes(tools, backend):
+    """PyTorch's SGD refuses ``nesterov=True`` without any; it is plain descent then."""
+    for rule in ("momentum", "nesterov"):
+        none = {"momentum": 0.0}
+        a, b = (trained(tools, backend, loop, name, "none", "falling", **how)
+                for loop, name, how in (("manual", "gd", {}),
+                                        ("native", rule, {"optimizer_settings": none})))  # fmt: skip
+        assert apart(a, b) <= 1e-13
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("backend", NATIVE)
 def test_native_compiles_to_the_same_path(tools, backend, rule):

@@ -193,6 +193,7 @@ SPOILT = [
     ("a", 4, "much", "data.features=a: data row 5 (counted from 1) holds the text 'much', no number"),
     ("b", 39, "inf", "data.features=b: data row 40 (counted from 1) is inf; every value must be finite"),
     ("b", 0, "nan", "data.features=b: data row 1 (counted from 1) has no value"),
+    ("a", 4, "1_000", "data.features=a: data row 5 (counted from 1) holds the text '1_000', no number"),
     ("a", 9, "", "data.features=a: data row 10 (counted from 1) has no value"),
     ("y", 6, "", "data.target=y: data row 7 (counted from 1) has no value"),
     ("y", 6, "2024-01-01", "data.target=y: data row 7 (counted from 1) holds the text '2024-01-01', no number"),
@@ -269,6 +270,14 @@ def test_one_class_only_is_refused(tmp_path, kind, source):
         write(tmp_path / f"t{kind}", columns), *NAMES.get(kind, ()), task="classes", **changes
     )
     assert text == f"data.target={'2' if kind == '.npy' else 'y'}: holds one class only, 3"
+
+
+@pytest.mark.parametrize("kind", [".parquet", ".npz"])
+def test_a_label_beyond_64_bits_is_refused(tmp_path, kind):
+    """Not turned into a negative one."""
+    columns = table() | {"y": np.array([1, 2**63] * (ROWS // 2), np.uint64)}
+    text = refused(write(tmp_path / f"t{kind}", columns), task="classes")
+    assert text == f"data.target=y: data row 2 (counted from 1) is {2**63}; too large for a class"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -384,6 +393,13 @@ def test_an_npy_of_another_shape_or_kind(tmp_path, array, says):
 def test_an_npz_of_other_shapes_or_kinds(tmp_path, b, says):
     np.savez(tmp_path / "t.npz", **(table() | {"b": b}))
     assert refused(tmp_path / "t.npz") == says
+
+
+def test_an_archive_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("a", "text")
+    text = refused(tmp_path / "t.npz", ("a",), ("a",))
+    assert text == "data.path=t.npz: what is called a is no array"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,14 @@ def test_least_squares_of_a_polynomial(degree):
     assert np.abs(powers.T @ residual).max() <= 60 * 50 * np.finfo(float).eps * np.abs(y).max()
 
 
+def test_powers_that_overflow_have_no_least_squares_to_show():
+    """Also where only their length does; the run then fails by its loss, and says at which step."""
+    x = np.array([[10.0], [9.0], [8.0]])
+    for degree in (200, 400):
+        with pytest.raises(np.linalg.LinAlgError):
+            models.spec("polynomial").least_squares(x, x, degree=degree)
+
+
 def test_gradient_descent_on_a_polynomial_reaches_least_squares(tools):
     """With the rate 1/λmax the error shrinks by 1 − λmin/λmax at least with every step."""
     rng = np.random.default_rng(2)

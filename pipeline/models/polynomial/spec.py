@@ -30,8 +30,16 @@ def least_squares(x: np.ndarray, y: np.ndarray, *, degree: int) -> dict[str, np.
     """Return the coefficients that minimise the squared error on `x` and `y`, in closed form.
 
     The columns 1, x, x², … are brought to length 1 first, as their sizes differ by powers of x.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If one of them overflows.
     """
-    columns = np.vander(x[:, 0], degree + 1, increasing=True)
-    lengths = np.linalg.norm(columns, axis=0)
+    with np.errstate(over="ignore"):
+        columns = np.vander(x[:, 0], degree + 1, increasing=True)
+        lengths = np.linalg.norm(columns, axis=0)
+    if not np.isfinite(lengths).all():
+        raise np.linalg.LinAlgError("a power of x overflows")
     solution = np.linalg.lstsq(columns / lengths, y[:, 0], rcond=None)[0]
     return {"c": solution / lengths}

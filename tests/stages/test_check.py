@@ -1,0 +1,60 @@
+"""What does not fit together is known before training, in one line."""
+
+from __future__ import annotations
+
+import re
+
+import pairs
+import pytest
+
+from pipeline.config import ConfigError
+from pipeline.stages.check import check, samples_and_start
+
+ROWS = ("data=digits", "data.layout=rows", "loss=cross_entropy")
+IMAGES = ("data=digits", "data.layout=image", "loss=cross_entropy")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("data=diabetes", "loss=cross_entropy", "model=softmax"),
+         "loss.name=cross_entropy: data=diabetes has continuous targets; use mse, mae or huber"),
+        (("data=wine", "model=softmax"), "loss.name=mse: data=wine has 3 classes; use cross_entropy"),
+        (("data=wine", "model=softmax", "loss=bce"),
+         "loss.name=bce: data=wine has 3 classes; use cross_entropy"),
+        ((*IMAGES, "model=rnn"), "model.name=rnn: takes rows (times, features), not samples of shape "
+         "(8, 8, 1); digits come so with data.layout=rows"),
+        ((*ROWS, "model=cnn"), "model.name=cnn: takes images (height, width, colours), not samples of "
+         "shape (8, 8); digits come so with data.layout=image"),
+        ((*IMAGES, "model=mlp"), "model.name=mlp: takes vectors, not samples of shape (8, 8, 1)"),
+        ((*IMAGES, "model=cnn", "model.kernel=9", "model.padding=valid"),
+         "model.channels=[16, 32]: images of (8, 8, 1) are gone after 1 blocks"),
+        ((*ROWS, "model=attention", "model.heads=5"), "model.heads=5: must divide model.width=32"),
+        (("train.batch=201",), "train.batch=201: the training set has 200 samples"),
+        (("train.evaluate_every=1",), "train.evaluate_every=1: data=linear has no validation set here"),
+        (("data=sine", "model=mlp", "train.evaluate_every=1", "train.monitor=accuracy"),
+         "train.monitor=accuracy: data=sine is scored by mse, mae, r2"),
+        (("train.patience=3",), "train.patience=3: needs train.evaluate_every"),
+        (("data.noise=1e300",), "backend.dtype=float32: cannot hold *, which is in y_train of data=linear"),
+        (("data.m=1e308", "backend.dtype=float64"),
+         "backend.dtype=float64: cannot hold *inf, which is in y_train of data=linear"),
+        (("data.low=-1e308", "data.high=1e308"),
+         "data.low=-1e+308: must be below data.high=1e+308, and not infinitely"),
+        (("schedule=exponential", "schedule.factor=10"),
+         "schedule.name=exponential: makes the rate infinite within 500 updates"),
+        (("schedule=step", "schedule.factor=10", "schedule.every=1", "optimizer.lr=1e200"),
+         "schedule.name=step: makes the rate infinite within 500 updates"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(overrides, says):
+    with pytest.raises(ConfigError) as caught:
+        samples_and_start(check(pairs.composed(overrides)))
+    assert re.fullmatch(re.escape(says).replace(r"\*", r"[-0-9.e+]*"), str(caught.value))
+
+
+def test_a_schedule_may_grow_as_long_as_it_stays_a_number():
+    """500 updates in groups of 4 batches: what counts is updates, not batches."""
+    grows = ("schedule=exponential", "schedule.factor=10", "train.batch=50", "train.epochs=100")
+    with pytest.raises(ConfigError, match=r"within 400 updates"):
+        samples_and_start(check(pairs.composed(grows)))
+    samples_and_start(check(pairs.composed((*grows, "optimizer.accumulate=4"))))
