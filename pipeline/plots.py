@@ -1129,7 +1129,8 @@ def _draw_counted(axes: Axes, *, found: Mapping[str, np.ndarray], title: str) ->
         share = np.bincount(binned[name], minlength=bars) / len(apart)
         least = min(least, 1 / len(apart))
         middle, far = np.quantile(apart, [0.5, 0.99], method="inverted_cdf")
-        label = f"{name}: median {middle:.4g}, 99 % within {far:.4g}, at most {apart.max():.6g}"
+        label = f"{name}: median {middle:.4g}, 99 % within {far:.4g}, at most {apart.max():.4g}"
+        label = textwrap.fill(label, 75)
         axes.stairs(share, np.arange(bars + 1) - 0.5, baseline=least / 3, label=label, **look)
     axes.set_yscale("log")
     axes.set_ylim(least / 2, 1.3)

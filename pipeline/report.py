@@ -52,7 +52,8 @@ _CAPTIONS = {
     "residuals": "What is left on test samples, which no run was trained on, and how it is "
     "distributed.",
     "ulps": "How many representable numbers lie between the two runs' parameters at each step; "
-    "0 means the same bits. The axis is linear up to 1 and logarithmic above.",
+    "0 means the same bits. The axis is linear up to 1 and logarithmic above. A line at the top, "
+    "at 2·10⁹ in float32, is a small number whose sign differs.",
     "distance": "How far apart the two runs' parameters are after each step, relative to the norm "
     "of all of them. Noise floor: how far a backend is from itself when only the order of its sums "
     "changes. What is judged is, where it was measured, each step from equal states (and tensor by "
