@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import ConfigError
 from pipeline.data.streams import Source
 
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -224,23 +223,15 @@ def of(
     dataset
         The `Dataset`.
     size
-        Samples of a batch; None for all of them.
+        Samples of a batch; None for all of them, of a set that is in memory.
     encode
         Turns targets into those the loss wants.
     group
         Batches of one update.
-
-    Raises
-    ------
-    ConfigError
-        If the full batch of a streamed set is asked for.
     """
     common: dict[str, Any] = {"shuffle": shuffle, "stream": stream, "group": group}
     if dataset.source is not None:
-        if size is None:
-            raise ConfigError(
-                "train.batch", "null", "a streamed set is not in memory at once; give a number"
-            )
+        assert size is not None  # refused before
         return StreamedBatches(
             source=dataset.source, size=size, dtype=dtype, encode=encode, **common
         )

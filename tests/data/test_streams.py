@@ -339,8 +339,3 @@ def test_only_npy_and_parquet_are_streamed(tmp_path, kind):
     with pytest.raises(ConfigError) as caught:
         made(path)
     assert str(caught.value) == f"data.source=mmap: needs a .npy or .parquet file, not t{kind}"
-
-
-def test_the_full_batch_of_a_streamed_set_is_refused(path):
-    with pytest.raises(ConfigError, match=r"train\.batch=null: .* not in memory at once"):
-        cut(made(path), size=None)

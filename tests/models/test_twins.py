@@ -206,3 +206,18 @@ def test_an_unknown_model_is_refused():
         ConfigError, match=r"model\.name=nothing: must be one of attention, .*linear"
     ):
         models.spec("nothing")
+
+
+@pytest.mark.parametrize("model", PAIRS)
+def test_a_twin_is_the_frameworks_own_kind_and_from_scratch_has_no_layer(tools, model):
+    """Subclasses both; of the pairs that are written out, neither holds a layer."""
+    import keras
+    from torch import nn
+
+    (inputs, outputs, values, _), *_ = shapes(tools, model)
+    for backend, kind in (("torch", nn.Module), ("tensorflow", keras.Model)):
+        _, built, twin = tools.build(backend, model, values=values, inputs=inputs, outputs=outputs)
+        assert isinstance(built, kind)
+        assert type(built) is twin.model is not kind
+        held = list(built.children()) if backend == "torch" else built.layers
+        assert (not held) == (model in {"linear", "polynomial", "softmax", "rnn"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pairs
 import pytest
 
@@ -58,3 +59,12 @@ def test_a_schedule_may_grow_as_long_as_it_stays_a_number():
     with pytest.raises(ConfigError, match=r"within 400 updates"):
         samples_and_start(check(pairs.composed(grows)))
     samples_and_start(check(pairs.composed((*grows, "optimizer.accumulate=4"))))
+
+
+def test_the_full_batch_of_a_streamed_set_is_refused(tmp_path):
+    np.save(tmp_path / "t.npy", np.arange(120.0).reshape(40, 3))
+    mine = ("data=file", f"data.path={tmp_path}/t.npy", "data.features=[0,1]", "data.target=2",
+            "data.source=mmap", "data.block=5", "model=dense")  # fmt: skip
+    with pytest.raises(ConfigError, match=r"train\.batch=null: .* not in memory at once"):
+        samples_and_start(check(pairs.composed(mine)))
+    samples_and_start(check(pairs.composed((*mine, "train.batch=4"))))
