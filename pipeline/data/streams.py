@@ -125,7 +125,7 @@ class Source:
             y = y[order]
         if self.labels is not None:
             return np.searchsorted(self.labels, y).astype(np.int64)
-        return rescaled(y.astype(np.float64, copy=False), self.target_moments)
+        return rescaled(y.astype(np.float64, copy=False), self.target_moments)  # an .npy's as well
 
     def _pieces(self, block: int) -> Iterator[tuple[np.ndarray, slice | np.ndarray, np.ndarray]]:
         """Yield a block's numbers piece by piece, which columns are features, and the targets."""
@@ -136,9 +136,9 @@ class Source:
             for part in table.pieces(block, self._step(table.width)):
                 yield part, columns, np.array(part[:, beside])
             return
-        found = table.columns(block, self.features, key="data.features")
-        matrix = np.stack(found, axis=1).astype(np.float64, copy=False)
-        y = np.stack(table.columns(block, self.target, key="data.target"), axis=1)
+        matrix = _numbers(table.columns(block, self.features, key="data.features"))
+        found = table.columns(block, self.target, key="data.target")
+        y = _numbers(found) if self.labels is None else found[0][:, None]
         step = self._step(matrix.shape[1])
         for start in range(0, len(matrix), step):
             yield matrix[start : start + step], slice(None), y[start : start + step]
@@ -172,6 +172,11 @@ class Source:
         mean[columns], scale[columns] = self.moments["mean"], self.moments["scale"]
         rows = self._step(table.width if isinstance(table, tables.Npy) else width)
         return np.tile(mean, (rows, 1)), np.tile(scale, (rows, 1)), np.empty((rows, width))
+
+
+def _numbers(columns: list[np.ndarray]) -> np.ndarray:
+    """Return columns that were looked at before side by side; text is read, each by itself."""
+    return np.stack([column.astype(np.float64, copy=False) for column in columns], axis=1)
 
 
 def _span(columns: list[int]) -> slice | np.ndarray:

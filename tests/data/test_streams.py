@@ -339,3 +339,29 @@ def test_only_npy_and_parquet_are_streamed(tmp_path, kind):
     with pytest.raises(ConfigError) as caught:
         made(path)
     assert str(caught.value) == f"data.source=mmap: needs a .npy or .parquet file, not t{kind}"
+
+
+def test_columns_of_every_kind_are_the_same_streamed_and_in_memory(tmp_path):
+    """Text beside truth values, too: side by side as they are, they would all become text."""
+    rng = np.random.default_rng(3)
+    text = [repr(v) for v in rng.normal(size=40).tolist()]
+    columns = {
+        "text": pa.array(text),
+        "truth": pa.array(rng.integers(2, size=40).astype(bool)),
+        "count": pa.array(rng.integers(0, 2**62, size=40, dtype=np.uint64)),
+        "money": pa.array(rng.integers(900, size=40)).cast(pa.decimal128(30, 6)),
+        "half": pa.array(rng.normal(size=40).astype(np.float16)),
+        "kind": pa.array(np.array(["7", "8"])[rng.integers(2, size=40)]).dictionary_encode(),
+    }
+    parquet.write_table(pa.table(columns | {"y": pa.array(text[::-1])}), tmp_path / "t.parquet",
+                        row_group_size=5)  # fmt: skip
+    names = {"features": tuple(columns), "target": ("y",)}
+    memory = made(tmp_path / "t.parquet", source="memory", **names).arrays
+    streamed = made(tmp_path / "t.parquet", **names)
+    x, y = epoch(streamed)
+    seen = [np.c_[streamed.arrays[f"x_{s}"], streamed.arrays[f"y_{s}"]] for s in ("val", "test")]
+    found = np.concatenate([np.c_[x, y], *seen])
+    wanted = np.concatenate(
+        [np.c_[memory[f"x_{s}"], memory[f"y_{s}"]] for s in ("train", "val", "test")]
+    )
+    np.testing.assert_array_equal(*(rows[np.lexsort(rows.T)] for rows in (found, wanted)))
