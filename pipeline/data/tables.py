@@ -276,8 +276,15 @@ class _Csv(_Arrow):
         from pyarrow import csv
 
         self.path = path
-        if not path.stat().st_size:
+        with path.open("rb") as file:
+            begin, more = file.read(1 << 20), file.read(1)
+        lines = [line for line in begin.splitlines() if line.strip()]
+        if not lines:
             raise ConfigError("data.path", path, "is empty; a header of names is needed")
+        if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ConfigError("data.path", path, "is UTF-16; save it as UTF-8")
+        if len(lines) == 1 and not more:
+            raise ConfigError("data.path", path, "has no rows")
         ragged: list[Any] = []
 
         def refuse(row: Any) -> str:

@@ -304,6 +304,12 @@ def test_a_csv_that_is_none(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("")
     assert refused(path) == "data.path=t.csv: is empty; a header of names is needed"
+    path.write_text("\n\n")
+    assert refused(path) == "data.path=t.csv: is empty; a header of names is needed"
+    path.write_text("a,b,y")
+    assert refused(path) == "data.path=t.csv: has no rows"
+    path.write_text("a,b,y\n" + "1,2,3\n" * 9, encoding="utf-16")
+    assert refused(path) == "data.path=t.csv: is UTF-16; save it as UTF-8"
     path.write_text("a,b,y\n1,2,3\n1,2\n1,2,3\n")
     assert (
         refused(path) == "data.path=t.csv: data row 2 (counted from 1) has 2 values, the header 3"
