@@ -599,8 +599,7 @@ class _Judge:
             stays = "" if exact is None else f", and {relative[row]:.2g} apart in float64"
             return dataclasses.replace(part, why=f"{over[row]:.3g} times its bound{stays}")
         if beyond.any():
-            k = int(np.argmax(beyond)) + first
-            self.flips.append((k, name, float(over.max()), float(relative[beyond].max())))
+            self.flips.append((row + first, name, part.over, float(relative[row])))
             part = dataclasses.replace(part, why=f"branch flip: {part.over:.3g} times its bound, "
                                        f"{relative[row]:.2g} apart in float64")  # fmt: skip
         drift = free.apart / np.maximum(bound, np.finfo(float).tiny)
@@ -907,7 +906,8 @@ def _straddled(flip: Mapping[str, Any] | None) -> str:
         return "no value of an activation changed its sign there, so what flipped is not located"
     where = ", ".join(map(str, flip["index"]))
     sides = f"{flip['a']:.3g} in one and {flip['b']:.3g} in the other"
-    return f"{flip['layer']}[{where}] is {sides}, around 0"
+    weights = "" if flip.get("equal", True) else ", each at its own weights"
+    return f"{flip['layer']}[{where}] is {sides}, around 0{weights}"
 
 
 def _bare(key: str) -> str:

@@ -331,7 +331,7 @@ def _flipped(sides: Mapping[str, _Side], k: int) -> dict[str, Any]:
     the value nearest to 0.
     """
     own = {name: states(side.record)(k)[0] for name, side in sides.items()}
-    for values in ({"a": own["a"], "b": own["a"]}, own):
+    for equal, values in ((True, {"a": own["a"], "b": own["a"]}), (False, own)):
         shown = {
             name: side.layers(side.settings.backend.dtype, values=values[name], k=k)
             for name, side in sides.items()
@@ -349,6 +349,7 @@ def _flipped(sides: Mapping[str, _Side], k: int) -> dict[str, Any]:
                     "index": [int(i) for i in index],
                     "a": float(one[index]),
                     "b": float(other[index]),
+                    "equal": equal,
                 }
     return {}
 

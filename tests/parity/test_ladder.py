@@ -276,6 +276,19 @@ def test_the_bound_is_a_multiple_of_the_floor(times):
     assert trajectory.tensors["w"] == pytest.approx(times, rel=1e-2)
 
 
+def test_a_flip_is_noted_with_the_numbers_of_the_step_it_names(monkeypatch):
+    """The worst of several, as in the rung's row; not one step's name beside another's excess."""
+    monkeypatch.setattr("pipeline.parity.ladder.OFTEN", 0.5)  # two of six steps are few enough here
+    a, b = pair()
+    for step, times in ((3, 2.0), (6, 5.0)):
+        changed(b, "param/w", (step, 0, 0), np.float32(times * MULTIPLE * 1e-4))
+    found = judge(a, b, evidence=evidence(a, b, floor=1e-4, exact=1e-13))
+    trajectory = by_name(found)["trajectory"]
+    assert trajectory.step == 6
+    (note,) = (note for note in found.notes if note.startswith("branch flip"))
+    assert note.startswith("branch flip at step 6: w is 5 times its bound there")
+
+
 def test_an_excess_at_most_steps_is_no_flip():
     a, b = pair()
     b.arrays["grad/w"] = b.arrays["grad/w"] * np.float32(1.01)
