@@ -447,15 +447,20 @@ def _evidence(settings: Any, *, budget: float) -> Any:
         drawn = parse(a.config).model.init == "framework"  # starts of their own: no pair to probe
         if known is not None or settings.parity.probe == "off" or drawn or not a.named("param"):
             return known
-        runs = settings.parity.permutations + 3  # permuted, forced, float64, reference
+        runs = settings.parity.permutations + 4  # permuted, own, forced, float64, reference
         expected = runs * sum(side.about["time"].get("train_s", 0.0) for side in (a, b))
         if expected > left or any(needs_own_process(parse(side.config)) for side in (a, b)):
             return None
         start = time.perf_counter()
         print(f"probing {a.label()} against {b.label()}: what does rounding do here?", flush=True)
-        found = probed(a, b, say=said, **probing(settings))
-        left -= time.perf_counter() - start
-        return found
+        try:
+            return probed(a, b, say=said, **probing(settings))
+        except Exception as error:  # the runs are compared all the same, by what there is
+            reason = redact(f"{type(error).__name__}: {error}")
+            print(f"twingrad: warning: the probe failed: {reason}", file=sys.stderr)
+            return None
+        finally:
+            left -= time.perf_counter() - start
 
     return measured
 

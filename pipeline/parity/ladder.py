@@ -198,18 +198,24 @@ class Evidence:
         """Return one array, or None if it was not measured."""
         return self.arrays.get(name)
 
-    def floor(self, what: str) -> np.ndarray | None:
+    def floor(self, what: str, join: np.ufunc = np.maximum) -> np.ndarray | None:
         """Return the larger of both sides' noise floors; None unless both were measured."""
-        a, b = self.get(f"floor/a/{what}"), self.get(f"floor/b/{what}")
-        return None if a is None or b is None else np.maximum(a, b)
+        return self._joined(f"floor/a/{what}", f"floor/b/{what}", join)
 
     def rounding(self, what: str) -> np.ndarray | None:
         """Return the smaller of both sides' own |float32 − float64|; None without both.
 
         The smaller, so that a side that computes in less than its precision is not its own excuse.
         """
-        a, b = self.get(f"rounding/a/{what}"), self.get(f"rounding/b/{what}")
-        return None if a is None or b is None else np.minimum(a, b)
+        return self._joined(f"rounding/a/{what}", f"rounding/b/{what}", np.minimum)
+
+    def _joined(self, one: str, other: str, join: np.ufunc) -> np.ndarray | None:
+        a, b = self.get(one), self.get(other)
+        if a is None or b is None:
+            return None
+        n = min(len(a), len(b))  # steps that both made
+        joined: np.ndarray = join(a[:n], b[:n])
+        return joined
 
 
 def steps_of(record: RunRecord) -> dict[str, np.ndarray]:
@@ -262,6 +268,7 @@ class _Judge:
         self.notes: list[str] = []
         self.flips: list[tuple[int, str, float, float]] = []
         self.drifts: list[tuple[int, str, float]] = []
+        self.wrong: set[int] = set()
         self.findings: dict[str, Finding] = {}
         self.measured: dict[str, distance.Rows] = {}
         self.left, self.right = steps_of(a), steps_of(b)
@@ -291,7 +298,7 @@ class _Judge:
             agreed = [rung.name for rung in rungs[: rungs.index(first)] if rung.verdict == "PASS"]
             before = ", ".join([*agreed, finding.agreed] if finding.agreed else agreed)
             finding = dataclasses.replace(finding, agreed=before or "nothing")
-        rungs = self.unlike(rungs)
+        rungs, finding = self.unlike(rungs, finding)
         self.told("PASS" if first is None else "FAIL")
         return self.whole(rungs, finding, self.distances())
 
@@ -305,11 +312,20 @@ class _Judge:
         if self.left["loss"].dtype != self.right["loss"].dtype:
             kinds = f"{self.left['loss'].dtype} and {self.right['loss'].dtype}"
             return f"other precisions: {kinds}"
-        for kind in ("first", "last"):
-            try:
+        held = []
+        for side, own in ((self.a, self.left), (self.b, self.right)):
+            short = [key for key, rows in own.items() if len(rows) < len(own["loss"])]
+            if short:
+                return f"fewer rows of {short[0]} than steps in the record of {side.label()}"
+            rest = {key: side.arrays[key] for key in ("prediction",) if key in side.arrays}
+            held.append({key: rows[: self.steps] for key, rows in own.items()} | rest)
+        try:
+            for kind in ("first", "last"):
                 distance.check_alike(self.a.named(kind), self.b.named(kind))
-            except ValueError as error:
-                return str(error)
+            shared = [key for key in held[0] if key in held[1]]
+            distance.check_alike(*({key: side[key] for key in shared} for side in held))
+        except ValueError as error:
+            return str(error)
         return ""
 
     def own_starts(self) -> bool:
@@ -318,8 +334,13 @@ class _Judge:
         one, other = self.a.named("first"), self.b.named("first")
         return "framework" in inits and not all(_same_bits(one[n], other[n]) for n in one)
 
-    def unlike(self, rungs: list[Rung]) -> list[Rung]:
-        """Turn passes into abstentions where the two are no pair, and say why."""
+    def unlike(
+        self, rungs: list[Rung], finding: Finding | None
+    ) -> tuple[list[Rung], Finding | None]:
+        """Turn verdicts into abstentions where the two are no pair, and say why.
+
+        Of runs that made more or fewer steps by one config, what differs until then fails still.
+        """
         flat = [config.flatten(r.config) for r in (self.a, self.b)]
         flat = [{k: v for k, v in f.items() if config.decides(k)} for f in flat]
         keys = [k for k in {**flat[0], **flat[1]} if flat[0].get(k) != flat[1].get(k)]
@@ -329,15 +350,19 @@ class _Judge:
         if lengths[0] != lengths[1]:
             reasons.append(f"{lengths[0]} and {lengths[1]} steps")
         if not reasons:
-            return rungs
+            return rungs, finding
         self.notes += [f"no pair: {reason}" for reason in reasons]
+        if keys and finding is not None:
+            self.notes.append(f"they differ in {_place(finding)}, as other settings may")
+            finding = None
+        turned = ("PASS", "FAIL") if keys else ("PASS",)
         why = "; ".join(reasons)
         return [
-            dataclasses.replace(rung, verdict="ABSTAIN", why=why)
-            if rung.verdict == "PASS"
+            dataclasses.replace(rung, verdict="ABSTAIN", by="", why=why)
+            if rung.verdict in turned
             else rung
             for rung in rungs
-        ]
+        ], finding
 
     def whole(
         self, rungs: Sequence[Rung], finding: Finding | None, distances: Mapping[str, np.ndarray]
@@ -380,6 +405,9 @@ class _Judge:
                 return Rung(name="data", verdict="ABSTAIN", why="the order was not recorded")
             n = min(len(one), len(other))
             differ = one[:n] != other[:n]
+            if not n or (len(one) != len(other) and not differ.any()):
+                why = f"the order of {len(one)} and {len(other)} batches was recorded"
+                return Rung(name="data", verdict="ABSTAIN", why=why)
             if differ.any():
                 batch = int(np.argmax(differ))
                 step = batch // int(self.a.config["optimizer"]["accumulate"]) + 1
@@ -390,9 +418,13 @@ class _Judge:
 
     def init(self) -> Rung:
         one, other = self.a.named("first"), self.b.named("first")
+        if not one:
+            return Rung(name="init", verdict="ABSTAIN", why="no parameters were recorded")
         far = {}
         for name in one:
             found = distance.rows(one[name][None], other[name][None])
+            if found.nonfinite[0]:
+                self.notes.append(f"{name}: not finite on both sides at the same place, step 0")
             if found.differs[0]:
                 far[name] = float(found.ulp[0])
         if not far:
@@ -429,9 +461,10 @@ class _Judge:
         evidence = self.evidence
         parts = []
         for name in names:
-            if one[name].shape != other[name].shape:
+            kinds = [f"{side[name].dtype}{side[name].shape}" for side in (one, other)]
+            if kinds[0] != kinds[1]:
                 self.found("forward", phase="forward", tensor=name, step=1)
-                why = f"{name} has shape {one[name].shape} and {other[name].shape}"
+                why = f"{name} is {kinds[0]} and {kinds[1]}"
                 return Rung(name="forward", verdict="FAIL", tensor=name, step=1, why=why)
             rounding = exact = None
             if evidence is not None:
@@ -451,20 +484,24 @@ class _Judge:
         if not parts:
             norm = "no gradients were recorded (train.loop=fit hands out none)"
             return Rung(name="gradients", verdict="ABSTAIN", why=norm)
-        return self.rung("gradients", parts, source=_FLOOR)
+        return self.both(self.rung("gradients", parts, source=_FLOOR), "grad")
 
     def update(self) -> Rung:
         parts = [self.step_part(key, 0) for key in self.keys("lr", "slot", "param")]
         if len(parts) < 2:
             return self.by_checksums("update")
-        return self.rung("update", parts, source=_FLOOR)
+        return self.both(self.rung("update", parts, source=_FLOOR), "lr", "slot", "param")
 
     def trajectory(self) -> Rung:
         keys = self.keys(*_PHASES)
         if not self.keys("param"):
             return self.by_checksums("trajectory")
+        if self.steps == 1:
+            why = "there is no step after the first"
+            return self.both(Rung(name="trajectory", verdict="PASS", by="bits", why=why), *_PHASES)
         parts = [self.step_part(key, None) for key in keys]
-        return self.rung("trajectory", parts, source=f"{_FLOOR}, each step from equal states")
+        source = f"{_FLOOR}, each step from equal states"
+        return self.both(self.rung("trajectory", parts, source=source), *_PHASES)
 
     def evaluation(self) -> Rung:
         one, other = (record.arrays.get("prediction") for record in (self.a, self.b))
@@ -493,6 +530,14 @@ class _Judge:
         """Return the recorded quantities of some phases that both sides have, in order."""
         both = [key for key in self.left if key in self.right]
         return [key for phase in phases for key in both if key.split("/")[0] == phase]
+
+    def both(self, rung: Rung, *phases: str) -> Rung:
+        """Abstain instead of passing where something was recorded of one side only."""
+        lonely = sorted(k for k in {*self.left} ^ {*self.right} if k.split("/")[0] in phases)
+        if rung.verdict != "PASS" or not lonely:
+            return rung
+        why = f"recorded of one side only: {_few(lonely)}"
+        return dataclasses.replace(rung, verdict="ABSTAIN", by="", why=why)
 
     def step_part(self, key: str, step: int | None) -> _Part:
         """Judge one quantity: at one step, or (None) at every step after the first."""
@@ -523,8 +568,6 @@ class _Judge:
         first: int = 1,
     ) -> _Part:
         """Measure one tensor over some steps, and judge each of them."""
-        if not len(one):
-            return _Part(name=name, verdict="PASS", by="bits", over=0.0)
         free = distance.rows(one, other)
         if free.nonfinite.any():
             step = int(np.argmax(free.nonfinite)) + first
@@ -543,11 +586,13 @@ class _Judge:
             return _Part(verdict="FAIL", row=row, over=np.inf, why="the rates differ",
                          distance=_ratio(free.apart[row], free.size[row]), bound=0.0,
                          **common)  # fmt: skip
-        if floor is None:
+        why = str(self.about().get("stale", ""))
+        if floor is None or len(floor) < len(one) or not np.isfinite(floor).all():
+            why = f"other bits, and no evidence{self.hint}"
+        if floor is None or why:
             row = int(np.argmax(free.differs))
-            return _Part(verdict="ABSTAIN", row=row, over=np.nan,
-                         distance=_ratio(free.apart[row], free.size[row]),
-                         why=f"other bits, and no evidence{self.hint}", **common)  # fmt: skip
+            return _Part(verdict="ABSTAIN", row=row, over=np.nan, why=why,
+                         distance=_ratio(free.apart[row], free.size[row]), **common)  # fmt: skip
         return self.judged(free, floor, exact, forced, **common)
 
     def judged(
@@ -566,10 +611,11 @@ class _Judge:
         bound = MULTIPLE * np.maximum(
             np.asarray(floor, float).reshape(-1), LEAST * self.eps * scale
         )
-        apart = free.apart
+        apart, lonely = free.apart, free.lonely
         if forced is not None:
-            apart = distance.rows(pair[0], forced).apart
             pair = (pair[0], forced)
+            again = distance.rows(*pair)
+            apart, lonely = again.apart, again.lonely
         over = apart / np.maximum(bound, np.finfo(float).tiny)
         beyond, narrow = over > 1, False
         meant = beyond
@@ -582,6 +628,7 @@ class _Judge:
                 often = self.often(name, pair, bound)
                 narrow = often > OFTEN
                 meant = beyond if narrow else meant
+            meant = meant | lonely
         row = int(np.argmax(meant)) if meant.any() else int(np.argmax(over))  # the first, or worst
         part = _Part(
             name=name, verdict="FAIL" if meant.any() else "PASS", by="rounding", row=row,
@@ -595,6 +642,8 @@ class _Judge:
             why = f"{over[row]:.3g} times its bound, in {self.eps:.2g} precision alone: "
             why += f"{often:.0%} of what was looked at is, and in float64 nothing"
             return dataclasses.replace(part, why=why)
+        if meant.any() and forced is not None and first > 1:
+            self.wrong |= set((np.flatnonzero(meant) + first).tolist())
         if meant.any():
             stays = "" if exact is None else f", and {relative[row]:.2g} apart in float64"
             return dataclasses.replace(part, why=f"{over[row]:.3g} times its bound{stays}")
@@ -630,9 +679,11 @@ class _Judge:
     def told(self, verdict: str) -> None:
         """Turn what left a bound without being wrong into notes."""
         located = {flip["step"]: flip for flip in self.about().get("flips", ())}
-        if self.about().get("code_changed"):
+        if self.wrong:
             self.notes.append(
-                "the code was changed after a run was made; what was probed is the new"
+                f"a wrong operation, no drift: started from {self.a.label()}'s state, "
+                f"{self.b.label()} does something else at {len(self.wrong)} of {self.steps - 1} "
+                f"later steps, first at {min(self.wrong)}"
             )
         for k in dict.fromkeys(k for k, *_ in sorted(self.flips)):
             same = [flip for flip in self.flips if flip[0] == k]
@@ -885,10 +936,14 @@ def _finding(
     return Finding(rung=rung, phase=phase, tensor=tensor, step=step, agreed=agreed, **where)
 
 
-def _told(finding: Finding, ladder: Ladder) -> str:
+def _place(finding: Finding) -> str:
     place = "" if finding.step is None else f" at step {finding.step}"
     inside = f"[{', '.join(map(str, finding.index))}]" if finding.index else ""
-    first = f"The first difference of meaning is in {finding.rung}{place}: {finding.tensor}{inside}"
+    return f"{finding.rung}{place}: {finding.tensor}{inside}"
+
+
+def _told(finding: Finding, ladder: Ladder) -> str:
+    first = f"The first difference of meaning is in {_place(finding)}"
     if finding.phase not in (finding.rung, finding.tensor):
         first += f" ({finding.phase})"
     if finding.a is not None:

@@ -28,13 +28,14 @@ from pipeline.config import Config, ConfigError
 from pipeline.data.batches import AnyBatches
 from pipeline.models import Twin
 from pipeline.parity import distance
-from pipeline.parity.ladder import Evidence, judge, steps_of
+from pipeline.parity.ladder import MULTIPLE, Evidence, judge, steps_of
 from pipeline.record import RunRecord, Trace
 from pipeline.stages.check import check, made, outputs_of
-from pipeline.stages.run import PACKAGE, how, layers_of, rates_of, samples_of
+from pipeline.stages.run import how, layers_of, rates_of, samples_of
 
 Arrays = dict[str, np.ndarray]
 EVIDENCE = Path("outputs/evidence")
+_BLOCK = 1 << 16  # numbers in extended precision that are looked at together
 _MOST_FLIPS = 5  # located; every other is told without its place
 
 
@@ -80,8 +81,6 @@ def probe(
     dataset = sides["a"].dataset
     arrays: Arrays = {}
     about: dict[str, Any] = {"pair": [digest(a), digest(b)], "config": a.about["config"]}
-    code = storage.tree_digest(PACKAGE)
-    about["code_changed"] = any(side.about.get("code", code) != code for side in (a, b))
 
     for name, side in sides.items():
         for number in range(1, permutations + 1):
@@ -109,6 +108,8 @@ def probe(
     if gradcheck:
         about["gradcheck"] = {name: side.gradcheck() for name, side in sides.items()}
     evidence = RunRecord(about=about, arrays=arrays)
+    say("each as it was recorded, step by step")
+    about["stale"] = _stale(sides, Evidence(evidence))
     flips = judge(a, b, evidence=Evidence(evidence)).flips[:_MOST_FLIPS]
     about["flips"] = [{"step": k} | _flipped(sides, k) for k in flips]
     about["probe"] = {
@@ -143,6 +144,40 @@ def digest(record: RunRecord) -> str:
         {k: v for k, v in record.arrays.items() if k != "seconds" and v.nbytes <= 1 << 20}
         | {"config": np.frombuffer(config.digest(record.config).encode(), np.uint8)}
     )
+
+
+def _stale(sides: Mapping[str, _Side], evidence: Evidence) -> str:
+    """Say where a run does not come out again as it was recorded; nothing if both do.
+
+    Then what was measured is the rounding of another program than the one that made the record.
+    Each step starts from the run's own recorded state, and has to give the same bits or what
+    rounding explains (on several threads, say). Not by the larger floor: a run's distance from a
+    record that was not its own would be its own excuse.
+    """
+    for side in sides.values():
+        again: Arrays = {}
+        if side.record.named("layer"):
+            again |= side.layers(side.settings.backend.dtype)
+        if "prediction" in side.record.arrays:
+            again["prediction"] = side.predict(side.scored(), side.settings.backend.dtype)
+        again = {key: value[None] for key, value in again.items()}
+        own = {key: side.record.arrays[key][None] for key in again if key in side.record.arrays}
+        again |= steps_of(side.train(forced=states(side.record)))
+        own |= steps_of(side.record)
+        for key, rows in own.items():
+            rounds = evidence.rounding(key) if len(rows) == 1 else evidence.floor(key, np.minimum)
+            n = len(rows) if rounds is None else min(len(rows), len(rounds))
+            gap = distance.rows(rows[:n], again[key][:n])
+            least = np.finfo(rows.dtype).eps * gap.size
+            bound = MULTIPLE * (least if rounds is None else np.maximum(rounds[:n], least))
+            beyond = gap.lonely | (gap.apart > bound)
+            if beyond.any():
+                step = f" at step {int(np.argmax(beyond)) + 1}" if n > 1 else ""
+                return (
+                    f"{side.record.label()} does not come out again as it was recorded ({key}"
+                    f"{step}): other code, another machine, or a changed record"
+                )
+    return ""
 
 
 class _Side:
@@ -284,14 +319,18 @@ def _forced(sides: Mapping[str, _Side]) -> Arrays:
     """Train b from a's states in its own precision, and both in the other one."""
     a, b = sides["a"], sides["b"]
     state, dtype = states(a.record), a.settings.backend.dtype
+    steps = min(side.record.steps for side in sides.values())  # early stopping may end one before
     arrays: Arrays = {}
-    for key, rows in steps_of(b.train(forced=state)).items():
+    for key, rows in steps_of(b.train(forced=state, steps=steps)).items():
         arrays[f"forced/{key}"] = rows
     own = {"a": steps_of(a.record)["loss"], "b": arrays["forced/loss"]}
     other = "float64" if dtype == "float32" else "float32"
-    found = {name: steps_of(side.train(dtype=other, forced=state)) for name, side in sides.items()}
+    found = {
+        name: steps_of(side.train(dtype=other, forced=state, steps=steps))
+        for name, side in sides.items()
+    }
     for name, losses in own.items():
-        gap = losses.astype(np.float64) - found[name]["loss"][: len(losses)].astype(np.float64)
+        gap = losses[:steps].astype(np.float64) - found[name]["loss"].astype(np.float64)
         arrays[f"rounding/{name}/loss"] = np.abs(gap) * _shrink(dtype)
     if dtype == "float32":  # a run in float64 has no wider one to be proved in
         for key in found["a"]:
@@ -414,21 +453,29 @@ def _reference(sides: Mapping[str, _Side]) -> tuple[str, Arrays]:
         return "", {}
     exact = reference.named("param")
     whole = np.sqrt(np.sum([_squares(rows) for rows in exact.values()], axis=0))
-    eps = float(np.finfo(dtype).eps)
-    unit = np.where(whole > 0, whole, whole.max() or 1.0)  # weights may start at zero
+    unit = float(np.finfo(dtype).eps) * np.where(whole > 0, whole, whole.max() or 1.0)  # from zero
     arrays: Arrays = {}
     for side, each in sides.items():
-        gaps = [
-            _squares(rows[: len(whole)].astype(exact[key].dtype) - exact[key][: len(rows)])
-            for key, rows in each.record.named("param").items()
-        ]
-        arrays[f"error/{side}"] = np.sqrt(np.sum(gaps, axis=0)) / (eps * unit)
+        gaps = [_squares(exact[key], rows) for key, rows in each.record.named("param").items()]
+        n = min(len(unit), each.record.steps + 1)
+        arrays[f"error/{side}"] = np.sqrt(np.sum([gap[:n] for gap in gaps], axis=0)) / unit[:n]
     return name, arrays
 
 
-def _squares(rows: np.ndarray) -> np.ndarray:
-    flat = rows.reshape(len(rows), -1)
-    return np.asarray(np.einsum("ij,ij->i", flat, flat), dtype=np.float64)
+def _squares(exact: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the squared norm of each row, or of its distance from another's.
+
+    A piece at a time: a long run in extended precision is too large to be held twice.
+    """
+    n = len(exact) if rows is None else min(len(exact), len(rows))
+    found = np.empty(n)
+    tall = max(1, _BLOCK // max(1, exact[0].size))
+    for top in range(0, n, tall):
+        part = slice(top, min(top + tall, n))
+        gap = exact[part] if rows is None else rows[part].astype(exact.dtype) - exact[part]
+        flat = gap.reshape(len(gap), -1)
+        found[part] = np.einsum("ij,ij->i", flat, flat)
+    return found
 
 
 def _proved(native: Sequence[RunRecord], wide: Sequence[RunRecord]) -> dict[str, Any]:
@@ -436,7 +483,8 @@ def _proved(native: Sequence[RunRecord], wide: Sequence[RunRecord]) -> dict[str,
     found = {}
     for name, (a, b) in (("native", native), ("float64", wide)):
         one, other = a.named("param"), b.named("param")
-        rows = [distance.rows(one[k], other[k]) for k in one]
+        n = min(len(side[k]) for side in (one, other) for k in one)
+        rows = [distance.rows(one[k][:n], other[k][:n]) for k in one]
         apart = np.sqrt(np.sum([r.apart**2 for r in rows], axis=0))
         found[name] = float((apart / np.sqrt(np.sum([r.size**2 for r in rows], axis=0))).max())
     return found | {"ratio": found["native"] / found["float64"] if found["float64"] else None}

@@ -198,6 +198,21 @@ def shorter(side):
         side.arrays[key] = side.arrays[key][:-1]
 
 
+def without(*keys):
+    return lambda side: [side.arrays.pop(key) for key in keys]
+
+
+def cut(key, rows):
+    return lambda side: side.arrays.update({key: side.arrays[key][:rows]})
+
+
+def other_rate(side):
+    """Another rate, and what comes of it: no finding, for nobody said that the two should agree."""
+    side.about["config"]["optimizer"].update(lr=0.2)
+    side.arrays["lr"] = np.full(STEPS, 0.2)
+    side.arrays["param/w"] = side.arrays["param/w"] * np.float32(1.5)
+
+
 BROKEN = {
     "dtype": (lambda s: s.arrays.update(loss=s.arrays["loss"].astype(np.float64)), "ERROR", "precision"),
     "shape": (lambda s: s.arrays.update({"first/w": np.zeros((2, 3), np.float32)}), "ERROR", "w was kept"),
@@ -206,6 +221,18 @@ BROKEN = {
     "nothing": (lambda s: s.arrays.clear(), "ERROR", "no step"),
     "length": (shorter, "ABSTAIN", "6 and 5 steps"),
     "config": (lambda s: s.about["config"]["optimizer"].update(lr=0.2), "ABSTAIN", "optimizer.lr"),
+    "config and all": (other_rate, "ABSTAIN", "optimizer.lr"),
+    "rows": (cut("grad/w", 3), "ERROR", "fewer rows of grad/w"),
+    "shape of a step": (lambda s: s.arrays.update({"slot/v/b": s.arrays["slot/v/w"]}), "ERROR", "v/b was kept"),
+    "dtype of a step": (lambda s: s.arrays.update({"grad/b": s.arrays["grad/b"].astype(float)}), "ERROR", "b was kept"),
+    "shape of a prediction": (cut("prediction", 4), "ERROR", "prediction was kept"),
+    "dtype of an activation": (
+        lambda s: s.arrays.update({"layer/output": s.arrays["layer/output"].astype(float)}), "FAIL", "float64"),
+    "one order": (cut("order/sequence", 4), "ABSTAIN", "4 batches"),
+    "one parameter": (without("param/b"), "ABSTAIN", "one side only: param/b"),
+    "one gradient": (without("grad/b"), "ABSTAIN", "one side only: grad/b"),
+    "one slot": (without("slot/v/b"), "ABSTAIN", "one side only: slot/v/b"),
+    "no rate": (without("lr"), "ABSTAIN", "one side only: lr"),
     "no order": (drop("order"), "ABSTAIN", "not recorded"),
     "no activations": (drop("layer"), "ABSTAIN", "no activations"),
     "no gradients": (drop("grad"), "ABSTAIN", "no gradients"),
@@ -221,6 +248,87 @@ def test_nothing_passes_by_omission(what):
     assert found.verdict == verdict
     assert any(why in rung.why for rung in found.rungs if rung.verdict == verdict)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("kinds", [("first", "last"), ("order",)])
+def test_what_neither_side_has_was_not_compared(kinds):
+    a, b = pair()
+    for side in (a, b):
+        for key in side.arrays:
+            if key.split("/")[0] in kinds:
+                side.arrays[key] = side.arrays[key][:0]
+    drop("first", "last")(a), drop("first", "last")(b)
+    found = judge(a, b)
+    assert found.verdict == "ABSTAIN"
+    assert by_name(found)["init"].why == "no parameters were recorded"
+    assert ("0 and 0 batches" in found.rungs[0].why) == (kinds == ("order",))
+
+
+def test_a_run_of_one_step_has_no_trajectory_and_says_so():
+    a, b = pair()
+    for side in (a, b):
+        for key, rows in side.arrays.items():
+            if len(rows) in (STEPS, STEPS + 1) and not key.startswith(("first", "last")):
+                side.arrays[key] = rows[: 2 if key.startswith("param") else 1]
+    found = judge(a, b)
+    trajectory = by_name(found)["trajectory"]
+    assert (found.verdict, trajectory.why) == ("PASS", "there is no step after the first")
+
+
+def test_a_zero_of_another_sign_is_rounding_and_a_denormal_counts():
+    a, b = pair()
+    for side, value in ((a, 0.0), (b, -0.0)):
+        side.arrays["grad/w"][3, 0, 0] = value
+    assert judge(a, b).verdict == "ABSTAIN"  # other bits
+    assert judge(a, b, atol=0.0).verdict == "PASS"
+    found = judge(a, b, evidence=evidence(a, b))
+    assert (found.verdict, by_name(found)["trajectory"].by) == ("PASS", "rounding")
+    b.arrays["grad/w"][3, 0, 0] = np.float32(1e-45)
+    found = judge(a, b, atol=0.0)
+    assert (found.finding.tensor, found.finding.ulp, found.finding.step) == ("w", 1, 4)
+
+
+def test_evidence_that_is_no_number_or_too_short_is_none():
+    for change in (lambda rows: np.full_like(rows, np.inf), lambda rows: np.full_like(rows, np.nan),
+                   lambda rows: rows[:3]):  # fmt: skip
+        a, b = pair()
+        changed(b, "grad/w", (4, 0, 0), np.float32(0.5))
+        found = evidence(a, b)
+        found.arrays["floor/a/grad/w"] = change(found.arrays["floor/a/grad/w"])
+        trajectory = by_name(judge(a, b, evidence=found, hint="; measure"))["trajectory"]
+        assert trajectory.verdict == "ABSTAIN"
+        assert trajectory.why == "other bits, and no evidence; measure"
+
+
+def test_what_is_not_finite_in_the_forced_step_alone_is_no_flip():
+    a, b = pair()
+    changed(b, "grad/w", (4, 0, 0), np.float32(1e-7))
+    forced = {k: (a.arrays[k][1:] if k.startswith("param") else a.arrays[k]).copy()
+              for k in a.arrays if k.split("/")[0] in ("grad", "slot", "param", "loss")}  # fmt: skip
+    forced["grad/w"][4, 0, 0] = np.nan
+    found = judge(a, b, evidence=evidence(a, b, forced=forced))
+    assert (found.verdict, found.finding.step, found.finding.tensor) == ("FAIL", 5, "w")
+
+
+def test_evidence_of_another_run_than_the_recorded_judges_nothing():
+    a, b = pair()
+    changed(b, "param/w", (slice(4, None), 0, 0), np.float32(1e-2))
+    found = evidence(a, b)
+    found.about["stale"] = "b does not come out again as it was recorded"
+    trajectory = by_name(judge(a, b, evidence=found))["trajectory"]
+    assert (trajectory.verdict, trajectory.why) == ("ABSTAIN", found.about["stale"])
+
+
+def test_it_says_whether_it_is_a_wrong_operation_or_drift():
+    a, b = pair()
+    changed(b, "param/w", (4, 0, 0), np.float32(1e-2))
+    found = judge(a, b, evidence=evidence(a, b, exact=1e-2))
+    assert any("a wrong operation, no drift" in n and "1 of 5" not in n for n in found.notes)
+    forced = {k: (a.arrays[k][1:] if k.startswith("param") else a.arrays[k])
+              for k in a.arrays if k.split("/")[0] in ("grad", "slot", "param", "loss")}  # fmt: skip
+    found = judge(a, b, evidence=evidence(a, b, forced=forced))
+    assert not any("wrong operation" in note for note in found.notes)
+    assert any(note.startswith("drift") for note in found.notes)
 
 
 def checksums(side, other_from=None):

@@ -35,12 +35,15 @@ ATTENTION = (*SHORT, "data.layout=rows", "model=attention", "model.width=8", "mo
 
 
 class Mutation(NamedTuple):
-    """What is made wrong, and what the ladder shall say: rung, one of some tensors, the step."""
+    """What is made wrong, and what the ladder shall say: rung, one of some tensors, the step.
+
+    Several tensors are there where all of them are wrong: which is the farthest is chance.
+    """
 
     overrides: tuple[str, ...]
     mutate: object
     rung: str
-    tensors: tuple[str, ...] | None
+    tensors: tuple[str, ...]
     step: int | None = None
 
 
@@ -445,7 +448,7 @@ MUTATIONS = {
     "Keras's place of Adam's epsilon": Mutation(MLP, rule(keras_epsilon), "update", HIDDEN, 1),
     "Adam without bias correction": Mutation(MLP, rule(no_correction), "update", HIDDEN, 1),
     "Adam's beta2 0.99": Mutation(MLP, settings(beta2=0.99), "update",
-                                  tuple(f"{n} (slot v)" for n in HIDDEN) + HIDDEN, 1),
+                                  tuple(f"{n} (slot v)" for n in HIDDEN), 1),
     "RMSprop's epsilon inside the root": Mutation(
         (*MLP, "optimizer=rmsprop"), rule(epsilon_inside), "update", HIDDEN, 1),
     "layer norm's epsilon 1e-3": Mutation(
@@ -458,7 +461,8 @@ MUTATIONS = {
     "Nesterov without looking ahead": Mutation(
         (*MLP, "optimizer=nesterov", "optimizer.lr=0.1"), rule(plain_momentum), "update", HIDDEN, 1),
     "decay coupled instead of decoupled": Mutation(
-        (*MLP, "optimizer.decay=decoupled", "optimizer.weight_decay=0.01"), coupled, "update", None, 1),
+        (*MLP, "optimizer.decay=decoupled", "optimizer.weight_decay=0.01"), coupled, "update",
+        tuple(f"{n}.w (slot {slot})" for n in ("layer1", "layer2", "out") for slot in "mv"), 1),
     "batch norm's momentum 0.99": Mutation(
         NORM, batch_norm(decay=0.99), "update",
         ("norm1.mean", "norm1.variance", "norm2.mean", "norm2.variance"), 1),
@@ -492,7 +496,7 @@ MUTATIONS = {
         (*MLP, "model.dropout=0.3"), dropout_unscaled, "forward", ("dropout1",), 1),
     "an LSTM's gate order": Mutation((*RNN, "model.cell=lstm"), gate_order, "forward", ("state1",), 1),
     "a GRU's reset before": Mutation(RNN, reset_before, "forward", ("state2",), 1),
-    "a GRU's gate order": Mutation(RNN, gru_gates, "forward", ("state1", "state2"), 1),
+    "a GRU's gate order": Mutation(RNN, gru_gates, "forward", ("state1",), 1),
     "attention not scaled": Mutation(ATTENTION, attention(scale=False), "forward", ("score",), 1),
     "softmax over the other axis": Mutation(ATTENTION, attention(axis=-2), "forward", ("attend",), 1),
     "training mode in evaluation": Mutation(NORM, train_mode, "evaluation", ("prediction",)),
@@ -503,7 +507,7 @@ MUTATIONS = {
     "a leaky relu": Mutation(
         MLP, activation("relu", functools.partial(nn.functional.leaky_relu, negative_slope=0.01)),
         "forward", ("activation1",), 1),
-    "products in bfloat16": Mutation(MLP, half_precision, "forward", ("layer1", "layer2"), 1),
+    "products in bfloat16": Mutation(MLP, half_precision, "forward", ("layer2",), 1),  # pixels fit
     "gradients sent in bfloat16": Mutation(
         (*MLP, "optimizer=gd", "optimizer.lr=0.1"), half_gradients, "update", HIDDEN, 1),
     "one weight off by a thousandth": Mutation(
@@ -528,7 +532,9 @@ def test_a_mutation_is_named_at_its_first_rung(parity, monkeypatch, name):
     parity.show(found)
     assert found.verdict == "FAIL"
     assert found.finding.rung == case.rung
-    assert case.tensors is None or found.finding.tensor in case.tensors
+    assert found.finding.tensor in case.tensors
+    before = found.rungs[: [rung.name for rung in found.rungs].index(case.rung)]
+    assert {rung.verdict for rung in before} <= {"PASS"}
     assert case.step is None or found.finding.step == case.step
 
 

@@ -1,0 +1,77 @@
+"""The probe trains a pair again: what it measures counts for runs that come out again alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from pipeline.record import RunRecord
+
+torch = pytest.importorskip("torch")
+
+SMALL = ("data=digits", "data.test=0.75", "train=minibatch", "train.batch=64", "train.epochs=1",
+         "loss=cross_entropy", "model=mlp", "model.widths=[8]", "model.init=shared", "optimizer=adam",
+         "optimizer.lr=1e-3")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(parity):
+    return tuple(parity.recorded(f"backend={name}", *SMALL) for name in ("numpy", "torch"))
+
+
+CHANGES = {
+    "a parameter": ("param/layer1.w", 3), "a gradient": ("grad/out.w", 2), "a slot": ("slot/v/out.b", 4),
+    "a loss": ("loss", 2), "an activation": ("layer/layer1", 3), "a prediction": ("prediction", 7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_record_that_does_not_come_out_again_is_not_judged(parity, pair, what, side):
+    """One row changed: forced steps and float64 agree still, and a floor from it hides it."""
+    key, row = CHANGES[what]
+    arrays = dict(pair[side].arrays)
+    arrays[key] = arrays[key].copy()
+    arrays[key][row] *= np.float32(1.5)
+    other = RunRecord(about=copy.deepcopy(pair[side].about), arrays=arrays)
+    records = [other, pair[1]] if side == 0 else [pair[0], other]
+    found = parity.ladder(*records, permutations=1)
+    parity.show(found)
+    assert found.verdict == "ABSTAIN"
+    whys = [rung.why for rung in found.rungs if rung.verdict == "ABSTAIN"]
+    assert whys
+    said = f"{other.backend} does not come out again as it was recorded"
+    assert all(said in why and ("parameter" in what or key in why) for why in whys)
+
+
+def test_a_port_that_was_mended_after_the_run_is_not_passed(parity, pair, monkeypatch):
+    """What is probed is the right port, what was recorded the wrong one."""
+    from pipeline.models.mlp import torch as twin
+
+    with monkeypatch.context() as wrong:
+        wrong.setitem(twin.ACTIVATIONS, "relu", torch.nn.functional.gelu)
+        b = parity.recorded("backend=torch", *SMALL)
+    found = parity.ladder(pair[0], b, permutations=1)
+    parity.show(found)
+    assert found.verdict == "ABSTAIN"
+    assert any("does not come out again" in rung.why for rung in found.rungs)
+
+
+def test_runs_of_different_length_can_be_probed(parity):
+    """Early stopping may end one before the other; what both did is judged, and does not pass."""
+    longer = (*SMALL, "train.epochs=2")
+    a, b = (parity.recorded(f"backend={name}", *longer) for name in ("numpy", "torch"))
+    half, short = a.steps // 2, RunRecord(about=b.about)
+    stepwise = ("loss", "lr", "grad_norm", "grad", "slot", "order", "param")
+    for key, rows in b.arrays.items():
+        if key.split("/")[0] in stepwise:
+            short.arrays[key] = rows[: half + key.startswith("param")]
+        elif key != "prediction":
+            short.arrays[key] = rows
+    for one, other in ((a, short), (short, a)):
+        found = parity.ladder(one, other, permutations=1)
+        parity.show(found)
+        assert found.verdict == "ABSTAIN"
+        assert any(f"{half} steps" in rung.why or f"{half} and" in rung.why for rung in found.rungs)
