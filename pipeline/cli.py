@@ -296,9 +296,9 @@ def _score(values: Mapping[str, Any]) -> int:
 def _compare(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
     from pipeline import config, terminal, tracking
-    from pipeline.stages.compare import compare, paired
+    from pipeline.record import found_in
+    from pipeline.stages.compare import alike, compare, paired
     from pipeline.stages.probe import evidence_of, probed
-    from pipeline.stages.run import load_record
 
     settings = config.parse(values)
     if not set(settings.stages) <= {"probe", "compare"}:
@@ -306,17 +306,27 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     runs, chosen = list(settings.compare.runs), settings.compare.sweep
     if (len(runs) < 2) == (chosen is None):
         raise ConfigError("compare.runs", runs, "give two or more runs, or compare.sweep")
-    if chosen is not None or not all(map(_is_record, runs)):
+    if chosen is not None or not all(found_in(Path(run)) for run in runs):
         tracking.find(settings.tracking.uri)
+    records: list[RunRecord] = []
+    unreadable: dict[str, str] = {}
+    notes: list[str] = []
     if chosen is not None:
         parent = (
             tracking.latest_sweep(settings.tracking.experiment) if chosen == "latest" else chosen
         )
-        runs = tracking.finished_children(parent)
-    key = "compare.runs"
-    records = [load_record(tracking.record_folder(run, key=key), key=key) for run in runs]
+        children = tracking.children_of(parent)
+        notes = tracking.told([run for run in children if run.info.status != "FINISHED"])
+        records, unreadable = sweep.recorded(children)
+    for run in runs:
+        try:
+            records.append(RunRecord.load(tracking.record_folder(run, key="compare.runs")))
+        except ValueError as error:
+            unreadable[run] = str(error)
     if "probe" in settings.stages:
-        for a, b in paired(records)[0]:
+        for a, b in paired(records, together=len(runs) == 2)[0]:
+            if not alike(a, b):
+                continue
             print(f"probing {a.label()} against {b.label()}", flush=True)
             probed(a, b, say=sweep.said, **sweep.probing(settings))
     if "compare" not in settings.stages:
@@ -325,21 +335,23 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     result = compare(
         records,
         folder=folder,
-        title=f"Comparison of {len(runs)} runs",
+        title=f"Comparison of {len(records)} runs",
         formats=settings.tracking.figures,
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
         margin=settings.parity.margin,
         evidence=evidence_of,
         hint=f"; python -m pipeline 'stages=[probe,compare]' '{asked}' measures it",
+        notes=notes,
+        unreadable=unreadable,
+        together=len(runs) == 2,
     )
-    terminal.comparison(result, notes=())
+    # What is judged by a tolerance for once does not replace a sweep's own verdict.
+    if chosen is not None and settings.parity.rtol is None and settings.parity.atol is None:
+        sweep.publish(tracking.reopen(parent), result)
+    terminal.comparison(result, notes=notes)
     terminal.where(folder, uri=settings.tracking.uri)
     return result.exit_code
-
-
-def _is_record(run: str) -> bool:
-    return any((Path(run) / part).is_file() for part in ("record.json", "record/record.json"))
 
 
 def _name(values: Mapping[str, Any]) -> str:

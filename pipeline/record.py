@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,8 @@ class RunRecord:
             path = folder / f"{name}.npy"
             storage.write_atomic(path, partial(_write, array=array))
             digests[name] = storage.file_digest(path)
-        text = json.dumps({"format": FORMAT, "arrays": digests, **self.about}, indent=1)
+        about = {"format": FORMAT, "digest": _digest(self.about), "arrays": digests, **self.about}
+        text = json.dumps(about, indent=1)
         storage.write_atomic(folder / "record.json", lambda file: file.write(text.encode()))
 
     @classmethod
@@ -100,11 +102,14 @@ class RunRecord:
         path = folder / "record.json"
         try:
             about = json.loads(path.read_text())
-            version, digests = about.pop("format"), about.pop("arrays")
+            version, digests = int(about.pop("format")), dict(about.pop("arrays"))
+            facts = about.pop("digest", None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder} holds no readable record ({error})") from None
         if version > FORMAT:
             raise ValueError(f"{folder} was written by a newer version (format {version})")
+        if facts is not None and facts != _digest(about):
+            raise ValueError(f"{path} was altered after the run wrote it")
         arrays = {}
         for name, digest in digests.items():
             file = folder / f"{name}.npy"
@@ -113,6 +118,20 @@ class RunRecord:
             large = file.stat().st_size > _MAPPED
             arrays[name] = np.load(file, mmap_mode="r" if large else None, allow_pickle=False)
         return cls(about=about, arrays=arrays)
+
+
+def found_in(place: Path) -> Path | None:
+    """Return the folder of a record, whole or cut short, that a path leads to; None if to none."""
+    folders = (place, place / "record")
+    whole = (folder for folder in folders if (folder / "record.json").is_file())
+    begun = (folder for folder in folders if any(folder.glob("**/*.npy")))
+    return next(whole, None) or next(begun, None)
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    """SHA-256 of what a record says of itself, but for the run's id, which may come later."""
+    kept = json.loads(json.dumps({key: about[key] for key in about if key != "run"}))
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 class NonFiniteLossError(Exception):

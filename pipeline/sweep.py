@@ -369,21 +369,18 @@ def _closed(parent: Any) -> list[Any]:
 
 def _report(parent: Any, children: list[Any], failed: list[Any], *, interrupted: bool) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
-    from pipeline import leaderboard, report, terminal
+    from pipeline import terminal, tracking
     from pipeline.stages.compare import compare
 
     values: Any = OmegaConf.to_container(_without_hydra(_opened["config"]), resolve=True)
     settings = parse(values)
-    notes = []
-    for child in failed:
-        reason = child.data.tags.get("error", "it was stopped, or its process died")
-        notes.append(f"{child.info.run_name} {child.info.status}: {reason}")
+    notes = tracking.told(failed)
     jobs = _opened["jobs"]
     if jobs is not None and len(children) < jobs:
         notes.append(f"{jobs - len(children)} of {jobs} jobs never started")
-    records = [record for record in map(_recorded, children) if record is not None]
+    records, unreadable = recorded(children)
     if not records:
-        terminal.failures(notes)
+        terminal.failures([*notes, *(f"{run}: {why}" for run, why in unreadable.items())])
         return 1
     result = compare(
         records,
@@ -396,7 +393,23 @@ def _report(parent: Any, children: list[Any], failed: list[Any], *, interrupted:
         evidence=_evidence(settings, budget=0.0 if interrupted else settings.parity.budget),
         hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
         notes=notes,
+        unreadable=unreadable,
     )
+    publish(parent, result)
+    terminal.comparison(result, notes=notes)
+    if jobs is None:
+        best = search.best(_opened["config"])
+        parent.log_tags(best)
+        for key, value in best.items():
+            print(f"{key}  {value}")
+    terminal.where(result.folder, uri=settings.tracking.uri)
+    return result.exit_code if result.pairs or unreadable else 0
+
+
+def publish(parent: Any, result: Any) -> None:
+    """Put a comparison of a sweep's runs on its parent run, and the verdicts on its children."""
+    from pipeline import leaderboard, report
+
     _tag(result)
     parent.log_folder(result.folder / "plots", "plots")
     parent.log_file(result.folder / "report.html")
@@ -408,30 +421,24 @@ def _report(parent: Any, children: list[Any], failed: list[Any], *, interrupted:
         parent.log_tags({f"equivalence.{name}"[:250]: test.sentence()})
     if result.pairs:
         parent.log_table(*result.table(), "pairs")
+    if result.pairs or result.unreadable:
         parent.log_tags({"parity.verdict": result.worst})
     parent.log_file(result.folder / "parity.json")
     parent.log_metrics({f"parity/{key}": v for key, v in result.largest().items()})
-    terminal.comparison(result, notes=notes)
-    if jobs is None:
-        best = search.best(_opened["config"])
-        parent.log_tags(best)
-        for key, value in best.items():
-            print(f"{key}  {value}")
-    terminal.where(result.folder, uri=settings.tracking.uri)
-    return result.exit_code if result.pairs else 0
 
 
-def _recorded(child: Any) -> RunRecord | None:
-    """Return a child's record, if it got as far as one."""
+def recorded(children: list[Any]) -> tuple[list[RunRecord], dict[str, str]]:
+    """Return the children's records, and of finished ones why theirs cannot be read."""
     from pipeline import tracking
-    from pipeline.stages.run import load_record
 
-    if not child.data.tags.get("config.digest"):
-        return None
-    try:
-        return load_record(tracking.record_folder(child.info.run_id, key="run"), key="run")
-    except ConfigError:
-        return None
+    records, unreadable = [], {}
+    for child in children:
+        try:
+            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, key="run")))
+        except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
+            if child.info.status == "FINISHED":
+                unreadable[f"{child.info.run_name} ({child.info.run_id})"] = str(error)
+    return records, unreadable
 
 
 def _evidence(settings: Any, *, budget: float) -> Any:

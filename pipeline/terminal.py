@@ -132,6 +132,8 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         header, rows = report.pair_summary(a, b)
         out.print(_table(header, rows, title=f"{named[id(a)]} against {b.label()}"))
         _judged(out, ladder)
+    for run, why in result.unreadable.items():
+        out.print(Text.assemble(("ERROR", _COLOURS["ERROR"]), f": {run} cannot be read: {why}"))
     if result.alone:
         alone = ", ".join(record.label() for record in result.alone)
         out.print(Text(f"Without a partner: {alone}"))

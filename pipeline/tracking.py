@@ -57,6 +57,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import spool, storage
 from pipeline.config import ConfigError
+from pipeline.record import found_in
 from pipeline.spool import Message, Spool, redact
 
 # What goes wrong reaches us as an exception; their logs would add tracebacks, and URIs.
@@ -581,8 +582,8 @@ def link(parent: str, run: str, *, name: str) -> None:
     MlflowClient().set_tag(parent, f"{_LINKED}{run}", name)
 
 
-def finished_children(parent: str) -> list[str]:
-    """Return the ids of a sweep's runs that finished.
+def children_of(parent: str) -> list[Any]:
+    """Return the runs of a sweep that a command named.
 
     Raises
     ------
@@ -595,7 +596,16 @@ def finished_children(parent: str) -> list[str]:
         found = []
     if not found:
         raise ConfigError("compare.sweep", parent, "is not the id of a sweep with runs")
-    return [run.info.run_id for run in found if run.info.status == "FINISHED"]
+    return found
+
+
+def told(failed: Sequence[Any]) -> list[str]:
+    """Say of runs that did not finish what became of them, a line each."""
+    unknown = "it was stopped, or its process died"
+    return [
+        f"{run.info.run_name} {run.info.status}: {run.data.tags.get('error', unknown)}"
+        for run in failed
+    ]
 
 
 def latest_sweep(experiment: str) -> str:
@@ -621,9 +631,9 @@ def record_folder(run: str, *, key: str) -> Path:
     ConfigError
         If there is no such run, or it holds no record.
     """
-    for folder in (Path(run), Path(run) / "record"):
-        if (folder / "record.json").is_file():
-            return folder
+    here = found_in(Path(run))
+    if here is not None:
+        return here
     try:
         return Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="record"))
     except (MlflowException, OSError):

@@ -38,7 +38,7 @@ def test_a_comparison_says_what_stood_in_for_the_parameters(capsys, runs):
     unjudged = dataclasses.replace(OPEN, why=f"{OPEN.why} {where}")
     result = SimpleNamespace(
         records=records, pairs=[records[:2]], ladders=[ladder(unjudged)], alone=records[2:],
-        board=([], []), equal={},
+        board=([], []), equal={}, unreadable={},
     )  # fmt: skip
     terminal.comparison(result, notes=[])
     shown = capsys.readouterr().out
@@ -56,7 +56,13 @@ def printed(monkeypatch, capsys, found, *, width, color_system=None):
     monkeypatch.setattr(terminal, "console", lambda: out)
     pair = scalars(), scalars("tensorflow")
     result = SimpleNamespace(
-        records=pair, pairs=[pair], ladders=[found], alone=[], board=([], []), equal={}
+        records=pair,
+        pairs=[pair],
+        ladders=[found],
+        alone=[],
+        board=([], []),
+        equal={},
+        unreadable={},
     )
     terminal.comparison(result, notes=[])
     return capsys.readouterr().out
@@ -116,6 +122,7 @@ def test_pairs_of_a_sweep_are_told_apart(capsys):
         alone=[],
         board=([], []),
         equal={},
+        unreadable={},
     )
     terminal.comparison(result, notes=[])
     shown = capsys.readouterr().out

@@ -131,7 +131,7 @@ class Ladder:
             if by == {"bits"}:
                 return "The runs are the same in every bit that was compared."
             if "tolerance" in by:
-                return "The runs agree within the tolerance that was given."
+                return f"The runs agree within the tolerance {self.facts['given']}."
             last = next(rung for rung in self.rungs if rung.name == "trajectory")
             far = "" if last.distance is None else f" They are at most {last.distance:.2g} apart"
             return (
@@ -387,7 +387,8 @@ class _Judge:
             notes=tuple(dict.fromkeys(self.notes)),
             flips=tuple(sorted({k for k, *_ in self.flips} | {k for k, *_ in self.drifts[:1]})),
             facts={key: about[key] for key in ("gradcheck", "prove", "probe") if key in about}
-            | {"multiple": MULTIPLE, "least_eps": LEAST, "same": SAME},
+            | {"multiple": MULTIPLE, "least_eps": LEAST, "same": SAME}
+            | ({"given": self.tolerance()} if self.given is not None else {}),
         )
 
     # The rungs
@@ -812,11 +813,11 @@ class _Judge:
         pair: tuple[np.ndarray, np.ndarray] | None = None,
         agreed: str = "",
     ) -> None:
-        self.findings[rung] = _finding(rung, phase, tensor, step, pair, agreed)
+        self.findings[rung] = _finding(rung, phase, tensor, step, pair, agreed, self.given)
 
     def tolerance(self) -> str:
         rtol, atol = self.given or (0.0, 0.0)
-        return f"given: |a − b| <= {atol:g} + {rtol:g}·|b|, every element"
+        return f"given, |a − b| <= {atol:g} + {rtol:g}·|b| for every element"
 
     def measure(self, key: str) -> distance.Rows:
         if key not in self.measured:
@@ -916,13 +917,19 @@ def _finding(
     step: int | None,
     pair: tuple[np.ndarray, np.ndarray] | None,
     agreed: str,
+    given: tuple[float, float] | None,
 ) -> Finding:
     where: dict[str, Any] = dict.fromkeys(("index", "a", "b", "absolute", "relative", "ulp"))
     if pair is not None:
         a, b = (np.asarray(side) for side in pair)
         gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
         gap = np.where(np.isnan(gap), np.where(np.isnan(a) & np.isnan(b), 0, np.inf), gap)
-        index = np.unravel_index(int(np.argmax(gap)), gap.shape)
+        farthest = gap
+        if given is not None:  # the farthest beyond the tolerance
+            with np.errstate(invalid="ignore"):
+                farthest = gap - given[0] * np.abs(b.astype(np.float64))
+            farthest = np.where(np.isnan(farthest), gap, farthest)
+        index = np.unravel_index(int(np.argmax(farthest)), gap.shape)
         one, other = a[index], b[index]
         scale = max(abs(float(one)), abs(float(other)))
         where = {
@@ -943,7 +950,8 @@ def _place(finding: Finding) -> str:
 
 
 def _told(finding: Finding, ladder: Ladder) -> str:
-    first = f"The first difference of meaning is in {_place(finding)}"
+    what = "beyond the tolerance" if ladder.facts.get("given") else "of meaning"
+    first = f"The first difference {what} is in {_place(finding)}"
     if finding.phase not in (finding.rung, finding.tensor):
         first += f" ({finding.phase})"
     if finding.a is not None:

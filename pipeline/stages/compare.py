@@ -26,9 +26,12 @@ class Comparison:
     Attributes
     ----------
     pairs
-        Runs whose configs differ in ``backend.name`` alone, on the same data.
+        Runs whose configs differ in ``backend.name`` alone, on the same data; or the two that were
+        named.
     alone
         Runs without a partner; they are listed, and judged by nobody.
+    unreadable
+        By run, why its record cannot be read: cut short, altered, or of a newer version.
     ladders
         The verdict on each pair, rung by rung.
     folder
@@ -44,6 +47,7 @@ class Comparison:
     folder: Path
     board: report.Table = ([], [])
     equal: Mapping[str, Equivalence] = dataclasses.field(default_factory=dict)
+    unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def verdicts(self) -> list[tuple[str, str]]:
@@ -71,8 +75,9 @@ class Comparison:
 
     @property
     def worst(self) -> str:
-        """The worst pair's verdict; ABSTAIN where there is no pair."""
+        """The worst pair's verdict; ABSTAIN where there is no pair, ERROR of what is unreadable."""
         verdicts = [verdict for verdict, _ in self.verdicts]
+        verdicts += ["ERROR"] if self.unreadable else []
         return max(verdicts, key=WORST.__getitem__, default="ABSTAIN")
 
     @property
@@ -93,6 +98,8 @@ def compare(
     hint: str = "",
     margin: float | None = None,
     notes: Sequence[str] = (),
+    unreadable: Mapping[str, str] | None = None,
+    together: bool = False,
 ) -> Comparison:
     """Pair, judge and draw recorded runs; write ``plots/``, ``report.html``, ``parity.json``.
 
@@ -106,8 +113,14 @@ def compare(
         How to probe, for the pairs that nobody probed.
     margin
         The difference of final scores that counts as none, for the test over seeds.
+    unreadable
+        By run, why its record could not be read.
+    together
+        Whether two records are a pair whatever they are of.
     """
-    pairs, alone = paired(records)
+    unreadable = unreadable or {}
+    notes = [*notes, *(f"ERROR: {run} cannot be read: {why}" for run, why in unreadable.items())]
+    pairs, alone = paired(records, together=together)
     ladders = [
         judge(a, b, evidence=evidence(a, b), rtol=rtol, atol=atol, hint=hint) for a, b in pairs
     ]
@@ -115,12 +128,16 @@ def compare(
     groups = by_data(records)
     for digest, members in groups.items():
         dataset = remade(members[0])
+        if dataset is None:
+            notes.append(f"The data {digest[:8]} cannot be made here: no pictures of it.")
         judged = [
             (pair, ladder)
             for pair, ladder in zip(pairs, ladders, strict=True)
             if pair[0].about["data"]["digest"] == digest
         ]
-        figures = plots.comparison(members, dataset, pairs=[pair for pair, _ in judged])
+        figures = {}
+        if dataset is not None:
+            figures = plots.comparison(members, dataset, pairs=[pair for pair, _ in judged])
         figures |= plots.parity(judged)
         part = folder / "plots" if len(groups) == 1 else folder / "plots" / digest[:8]
         plots.save(figures, part, formats=formats)
@@ -148,29 +165,45 @@ def compare(
             for pair, ladder in zip(pairs, ladders, strict=True)
         ],
         "alone": [str(record.about.get("run", record.label())) for record in alone],
+        "unreadable": dict(unreadable),
     }
     found = json.dumps(about, indent=1, allow_nan=False)
     storage.write_atomic(folder / "parity.json", lambda file: file.write(found.encode()))
     return Comparison(
         records=records, pairs=pairs, alone=alone, ladders=ladders, folder=folder, board=board,
-        equal=equal,
+        equal=equal, unreadable=unreadable,
     )  # fmt: skip
 
 
-def paired(records: Sequence[RunRecord]) -> tuple[list[Pair], list[RunRecord]]:
-    """Return all pairs, each backend against each, and the runs that have no partner."""
+def alike(a: RunRecord, b: RunRecord) -> bool:
+    """Whether two runs differ in nothing but their backend."""
+    return _but_backend(a) == _but_backend(b)
 
-    def key(record: RunRecord) -> tuple[str, str]:
-        without = ("backend.name",)
-        return config.digest(record.config, without=without), record.about["data"]["digest"]
 
+def _but_backend(record: RunRecord) -> tuple[str, str]:
+    without = ("backend.name",)
+    return config.digest(record.config, without=without), record.about["data"]["digest"]
+
+
+def paired(
+    records: Sequence[RunRecord], *, together: bool = False
+) -> tuple[list[Pair], list[RunRecord]]:
+    """Return all pairs, each backend against each, and the runs that have no partner.
+
+    Of several finished runs of one job the newest counts. `together` makes two records a pair
+    whatever they are of.
+    """
+    if together and len(records) == 2:
+        return [(records[0], records[1])], []
     pairs: list[Pair] = []
     alone: list[RunRecord] = []
     finished = [record for record in records if record.about["status"] == "FINISHED"]
-    for _, group in groupby(sorted(finished, key=key), key=key):
+    for _, same in groupby(sorted(finished, key=_but_backend), key=_but_backend):
+        group = list(same)
         newest = {record.backend: record for record in group}
         pairs += list(combinations(newest.values(), 2))
-        alone += newest.values() if len(newest) == 1 else ()
+        older = [record for record in group if record is not newest[record.backend]]
+        alone += group if len(newest) == 1 else older
     place = {id(record): i for i, record in enumerate(records)}
     ordered = [(a, b) if place[id(a)] < place[id(b)] else (b, a) for a, b in pairs]
     return sorted(ordered, key=lambda pair: place[id(pair[0])]), alone
@@ -184,11 +217,9 @@ def by_data(records: Sequence[RunRecord]) -> Mapping[str, list[RunRecord]]:
     return groups
 
 
-def remade(record: RunRecord) -> data.Dataset:
-    """Make a run's data again from its config; the digest must be the recorded one."""
-    dataset = made(config.parse(record.config))
-    if dataset.digest != record.about["data"]["digest"]:
-        raise config.ConfigError(
-            "compare.runs", record.about.get("run", "?"), "its data can no longer be made"
-        )
-    return dataset
+def remade(record: RunRecord) -> data.Dataset | None:
+    """Make a run's data again from its config; None where that gives other data or none."""
+    with contextlib.suppress(config.ConfigError, OSError):
+        dataset = made(config.parse(record.config))
+        return dataset if dataset.digest == record.about["data"]["digest"] else None
+    return None

@@ -191,6 +191,7 @@ class _Side:
             raise ConfigError(
                 "compare.runs", record.about.get("run", "?"), "its data can no longer be made"
             )
+        backends.load(self.settings.backend.name)  # it quiets its framework, so before the twin
         self.twin = twin or models.twin(self.settings.model.name, self.settings.backend.name)
         self.first = {k: np.asarray(v) for k, v in record.named("first").items()}
         self.samples: Any = samples_of(self.settings, self.dataset)

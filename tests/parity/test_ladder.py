@@ -137,6 +137,17 @@ def test_a_tolerance_has_numpys_meaning():
     assert "given" in by_name(judge(a, b, atol=1.0))["trajectory"].source
 
 
+def test_beyond_a_tolerance_is_the_element_that_leaves_it():
+    """Not the one with the largest difference, which a larger number may allow."""
+    a, b = pair()
+    a.arrays["grad/w"][2, 0] = b.arrays["grad/w"][2, 0] = (1000.0, 1e-3)
+    b.arrays["grad/w"][2, 0] += np.float32((0.5, 1e-4))
+    found = judge(a, b, rtol=1e-3)
+    assert (found.finding.tensor, found.finding.step, found.finding.index) == ("w", 3, (0, 1))
+    assert found.sentence().startswith("The first difference beyond the tolerance is in trajectory")
+    assert "tolerance given, |a − b| <= 0 + 0.5·|b|" in judge(a, b, rtol=0.5).sentence()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("tolerance", [{}, {"rtol": 1.0, "atol": 1e9}])
 def test_what_is_not_finite_on_one_side_only_fails(value, tolerance):

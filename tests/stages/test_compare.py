@@ -1,0 +1,139 @@
+"""The stage compare: which runs are a pair, and what becomes of those that are none."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pairs
+import pytest
+
+from pipeline.record import RunRecord
+from pipeline.stages.compare import compare, paired
+
+SMALL = ("data.n=20", "data.n_test=10", "train.epochs=5")
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return {name: pairs.recorded(f"backend={name}", *SMALL) for name in ("torch", "numpy")}
+
+
+def other(record, **about):
+    changed = RunRecord(about=copy.deepcopy(record.about) | about, arrays=dict(record.arrays))
+    return changed
+
+
+def with_rate(record, lr):
+    changed = other(record)
+    changed.about["config"] = copy.deepcopy(changed.config)
+    changed.about["config"]["optimizer"]["lr"] = lr
+    return changed
+
+
+def judged(records, folder, **how):
+    how = {"rtol": None, "atol": None} | how
+    return compare(records, folder=folder, title="a test", formats=["png"], **how)
+
+
+def test_of_two_runs_of_one_job_the_newest_counts_and_the_other_is_listed(runs):
+    first, again, twin = runs["torch"], other(runs["torch"]), runs["numpy"]
+    assert paired([first, again, twin]) == ([(again, twin)], [first])
+    assert paired([first, again]) == ([], [first, again])
+    assert paired([first, again], together=True) == ([(first, again)], [])
+
+
+def test_two_that_were_named_are_judged_whatever_they_are_of(runs, tmp_path):
+    a = runs["torch"]
+    same = judged([a, a], tmp_path / "same", together=True)
+    assert (same.worst, same.exit_code) == ("PASS", 0)
+    assert "every bit" in same.verdicts[0][1]
+    apart = judged([a, with_rate(a, 0.5)], tmp_path / "apart", together=True)
+    assert (apart.worst, apart.exit_code) == ("ABSTAIN", 3)
+    assert "the configs differ in optimizer.lr" in apart.verdicts[0][1]
+
+
+def test_what_cannot_be_read_is_an_error_beside_a_pass(runs, tmp_path):
+    found = judged(list(runs.values()), tmp_path, unreadable={"C": "was altered"})
+    assert (found.worst, found.exit_code) == ("ERROR", 1)
+    kept = json.loads((tmp_path / "parity.json").read_text())
+    assert kept["unreadable"] == {"C": "was altered"}
+    assert "C cannot be read: was altered" in (tmp_path / "report.html").read_text()
+    nothing = judged([], tmp_path / "none", unreadable={"C": "was altered"})
+    assert nothing.exit_code == 1
+
+
+def test_runs_whose_data_are_gone_are_judged_without_pictures_of_them(runs, tmp_path):
+    records = []
+    for run in runs.values():
+        lost = other(run, data=run.about["data"] | {"digest": "0" * 64})
+        records.append(lost)
+    found = judged(records, tmp_path)
+    assert [ladder.rungs[0].verdict for ladder in found.ladders] == ["PASS"]
+    drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
+    assert "distance" in drawn
+    assert "fit" not in drawn
+    assert "no pictures of it" in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_names_every_field_of_parity_json(runs, tmp_path):
+    judged(list(runs.values()), tmp_path, rtol=0.0)
+    kept = json.loads((tmp_path / "parity.json").read_text())
+    page = (pairs.CONF.parent / "docs/parity.md").read_text().split("## parity.json")[1]
+    named = set(re.findall(r"`(\w+)`", page))
+    (one,) = kept["pairs"]
+    parts = (one["rungs"][0], one["finding"], one["growth"], one["distances"], one["facts"])
+    there = {*kept, *one}.union(*parts)
+    assert there <= named
+
+
+def _flip(folder):
+    path = folder / "param/w.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _newer(folder):
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+
+
+def _about(folder):
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace('"FINISHED"', '"FINISHEE"'))
+
+
+DAMAGE = {
+    "altered": (_flip, "altered"), "newer": (_newer, "newer version"), "facts": (_about, "altered"),
+    "cut short": (lambda folder: (folder / "record.json").unlink(), "no readable record"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_the_command_says_of_a_damaged_record_what_is_wrong_with_it(runs, tmp_path, what):
+    """And loads no framework to find out."""
+    damage, why = DAMAGE[what]
+    for name, run in runs.items():
+        run.save(tmp_path / name)
+    damage(tmp_path / "numpy")
+    code = (
+        "import sys, atexit\n"
+        "heavy = {'torch', 'tensorflow', 'keras'}\n"
+        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
+        "sys.argv[1:] = ['stages=[compare]', 'compare.runs=[torch,numpy]']\n"
+        "from pipeline.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(pairs.CONF.parent)},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
+    assert why in line
+    assert "HEAVY []" in done.stdout
