@@ -84,7 +84,8 @@ class RunRecord:
         digests = {}
         for name, array in self.arrays.items():
             path = folder / f"{name}.npy"
-            storage.write_atomic(path, partial(_write, array=array))
+            if not _lies_in(array, path):
+                storage.write_atomic(path, partial(_write, array=array))
             digests[name] = storage.file_digest(path)
         about = {"format": FORMAT, "digest": _digest(self.about), "arrays": digests, **self.about}
         text = json.dumps(about, indent=1)
@@ -156,21 +157,26 @@ class Trace:
         Learning rate of each step, shape ``(steps,)``.
     full
         Whether gradients and parameters are kept, or only the gradients' norm.
+    folder
+        The record's, where tensors go that are too many to be held; None holds all of them.
     """
 
     _CHUNK = 4096  # rows held as the loop's own arrays before they become NumPy ones
     _HELD = 1 << 21  # bytes of gradients held before they become norms
+    _HELD_FULL = 1 << 26  # bytes of everything held before it becomes NumPy's
+    _IN_MEMORY = 1 << 27  # bytes of rows, beyond which they go to the folder
 
-    def __init__(self, *, rates: np.ndarray, full: bool) -> None:
+    def __init__(self, *, rates: np.ndarray, full: bool, folder: Path | None = None) -> None:
         self.rates = rates
         self.full = full
+        self._folder, self._files = folder, dict[str, Path]()
         self._layouts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         self._slots: tuple[str, ...] = ()
         self._rows: list[tuple[Any, Sequence[Any], Sequence[Any], Sequence[Any]]] = []
         self._ticks: list[float] = []
         self._parts: list[dict[str, np.ndarray]] = []
-        self._steps = self._taken = 0
-        self._most = self._CHUNK if full else 1  # until the size of the first is known
+        self._steps = self._taken = self._written = 0
+        self._most = 1  # until the size of the first is known
 
     def bind(
         self,
@@ -249,17 +255,36 @@ class Trace:
             owners = [(name, slot) for name in self._layouts for slot in self._slots]
             for (name, slot), column in zip(owners, zip(*slots)):  # noqa: B905
                 part[f"slot/{slot}/{name}"] = self._layouts[name](self._stack(column))
+            size, most = sum(array.nbytes for array in part.values()), self._HELD_FULL
         elif gradients[0]:
             stacks = [self._stack(column) for column in zip(*gradients, strict=True)]
             part["grad_norm"] = global_norm(stacks)
-            size = sum(stack.nbytes for stack in stacks) // len(losses)
-            self._most = min(max(self._HELD // size, 1), self._CHUNK)
+            size, most = sum(stack.nbytes for stack in stacks), self._HELD
+        else:
+            size, most = len(losses), self._CHUNK
+        self._most = min(max(most * len(losses) // size, 1), self._CHUNK)
         self._parts.append({key: array[:kept] for key, array in part.items()})
         self._steps += kept
+        self._write_out(self._IN_MEMORY)
         if not finite.all():
             lr = float(self.rates[self._steps - 1])
             raise NonFiniteLossError(self._steps, lr, float(part["loss"][kept - 1]))
         return part["loss"]
+
+    def _write_out(self, most: int) -> None:
+        """Put the tensors of all rows at the end of their files, if there are so many bytes."""
+        held = self._parts[self._written :]
+        size = sum(a.nbytes for part in held for key, a in part.items() if "/" in key)
+        if self._folder is None or size <= most:
+            return
+        done = sum(len(part["loss"]) for part in self._parts[: self._written])
+        for part in held:
+            for key in [key for key in part if "/" in key]:
+                self._files[key] = self._folder / f"{key}.npy"
+                at = done + key.startswith("param/")  # row 0 is the start, of which `collect` knows
+                part[key] = _append(self._files[key], part[key], at=at, new=not done)
+            done += len(part["loss"])
+        self._written = len(self._parts)
 
     def take(self) -> dict[str, np.ndarray]:
         """Return the rows that were kept since the last call, with their ``seconds``.
@@ -287,15 +312,27 @@ class Trace:
         """Return the arrays of a record: whole steps only, `first` as row 0 of the parameters."""
         with contextlib.suppress(NonFiniteLossError):
             self.flush()
+        if self._files:
+            self._write_out(0)
+        for name in self._layouts:
+            if f"param/{name}" in self._files:
+                rows = np.load(self._files[f"param/{name}"], mmap_mode="r+")
+                rows[0] = first[name]
+                rows.flush()
         keys = self._parts[-1] if self._parts else {}  # of this process: in the loop's order
-        arrays = {key: np.concatenate([part[key] for part in self._parts]) for key in keys}
+        arrays = {
+            key: np.load(self._files[key], mmap_mode="r")
+            if key in self._files
+            else np.concatenate([part[key] for part in self._parts])
+            for key in keys
+        }
         ticks = np.array(self._ticks[: 2 * self._steps]).reshape(-1, 2)
         arrays |= {"lr": self.rates[: self._steps], "seconds": ticks[:, 1] - ticks[:, 0]}
         gradients = [array for key, array in arrays.items() if key.startswith("grad/")]
         if gradients:
             arrays["grad_norm"] = global_norm(gradients)
         for name in self._layouts:
-            if f"param/{name}" in arrays:
+            if f"param/{name}" in arrays and f"param/{name}" not in self._files:
                 rows = arrays[f"param/{name}"]
                 arrays[f"param/{name}"] = np.concatenate(
                     [first[name][None].astype(rows.dtype), rows]
@@ -313,6 +350,30 @@ def global_norm(stacks: Sequence[np.ndarray]) -> np.ndarray:
             wide = flat[start : start + rows].astype(np.float64)
             squares[start : start + rows] += np.einsum("ij,ij->i", wide, wide)
     return np.asarray(np.sqrt(squares))
+
+
+def _append(path: Path, rows: np.ndarray, *, at: int, new: bool) -> np.ndarray:
+    """Put rows into an ``.npy`` file, `at` being its end, and return them as they lie there.
+
+    NumPy leaves room in the header for a first axis that grows.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False,
+             "shape": (at + len(rows), *rows.shape[1:])}  # fmt: skip
+    with path.open("w+b" if new else "r+b") as file:
+        np.lib.format.write_array_header_1_0(file, about)
+        start = file.tell() + at * rows[0].nbytes
+        file.seek(start)
+        np.ascontiguousarray(rows).tofile(file)
+    return np.memmap(path, rows.dtype, "r", start, rows.shape)
+
+
+def _lies_in(array: np.ndarray, path: Path) -> bool:
+    """Whether an array is what a file holds, whole."""
+    if not isinstance(array, np.memmap) or Path(array.filename or "").resolve() != path.resolve():
+        return False
+    there = np.load(path, mmap_mode="r", allow_pickle=False)
+    return (there.shape, there.dtype) == (array.shape, array.dtype)
 
 
 def _write(file: BinaryIO, *, array: np.ndarray) -> None:

@@ -90,10 +90,10 @@ def test_a_pickled_array_is_neither_written_nor_read(folder, tmp_path):
         RunRecord.load(folder)
 
 
-def follow(losses, *, flush_every, full=True):
+def follow(losses, *, flush_every, full=True, folder=None):
     """Feed a trace as a loop does: one transposed weight, and one scalar; return it."""
     losses = np.asarray(losses, np.float32)
-    trace = Trace(rates=np.linspace(0.1, 0.2, len(losses)), full=full)
+    trace = Trace(rates=np.linspace(0.1, 0.2, len(losses)), full=full, folder=folder)
     places = [Placed(None, (1, 0)), Placed(None)]
     trace.bind(
         np.stack,
@@ -127,6 +127,53 @@ def test_a_trace_keeps_every_step_in_the_neutral_layout_however_often_it_is_flus
     assert kept["param/w"].dtype == kept["loss"].dtype == np.float32
     assert kept["seconds"].shape == (7,)
     assert np.all(kept["seconds"] >= 0)
+
+
+@pytest.mark.parametrize("most", [0, 100, 10_000])
+@pytest.mark.parametrize("flush_every", [1, 3, 100])
+def test_what_is_too_much_for_memory_goes_to_the_records_files(
+    tmp_path, monkeypatch, flush_every, most
+):
+    """With the same numbers; saving writes them no second time, and cut short it is no record."""
+    monkeypatch.setattr(Trace, "_IN_MEMORY", most)
+    first = FIRST | {"w": np.arange(6.0).reshape(3, 2)}
+    held = follow(range(1, 8), flush_every=flush_every).collect(first)
+    trace = follow(range(1, 8), flush_every=flush_every, folder=tmp_path)
+    begun = sorted(path.stem for path in tmp_path.rglob("*.npy"))
+    if flush_every < 100:
+        assert begun == (["b", "b", "w", "w"] if most < 10_000 else [])
+    kept = trace.collect(first)
+    assert list(kept) == list(held)
+    for key, array in held.items():
+        if key != "seconds":
+            np.testing.assert_array_equal(kept[key], array)
+            assert (kept[key].dtype, kept[key].shape) == (array.dtype, array.shape)
+    with pytest.raises(ValueError, match="no readable record"):
+        RunRecord.load(tmp_path)
+    there = {path: path.stat().st_ino for path in tmp_path.rglob("*.npy")}
+    RunRecord(about=ABOUT, arrays=kept).save(tmp_path)
+    assert {path: path.stat().st_ino for path in there} == there
+    back = RunRecord.load(tmp_path).arrays
+    np.testing.assert_array_equal(back["param/w"], held["param/w"])
+    shorter = RunRecord(about=ABOUT, arrays={"param/w": kept["param/w"][:3]})
+    shorter.save(tmp_path)
+    np.testing.assert_array_equal(RunRecord.load(tmp_path).arrays["param/w"], held["param/w"][:3])
+
+
+def test_a_checkpoint_takes_rows_that_are_in_files_already(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trace, "_IN_MEMORY", 0)
+    trace = follow(range(1, 8), flush_every=2, folder=tmp_path / "a")
+    taken = trace.take()
+    np.testing.assert_array_equal(taken["loss"], np.arange(1, 8, dtype=np.float32))
+    again = Trace(rates=np.linspace(0.1, 0.2, 7), full=True, folder=tmp_path / "b")
+    again.bind(np.stack, trace._layouts, slots=())
+    again.restore(taken)
+    again.start()
+    again.keep(np.float32(8), [np.ones((2, 3), np.float32), np.float32(1)],
+               [np.ones((2, 3), np.float32), np.float32(1)])  # fmt: skip
+    kept = again.collect(FIRST)
+    np.testing.assert_array_equal(kept["param/b"], [0, 1, 2, 3, 4, 5, 6, 7, 1])
+    np.testing.assert_array_equal(kept["grad/w"][:7], trace.collect(FIRST)["grad/w"])
 
 
 def test_a_trace_of_scalars_keeps_no_tensor():

@@ -549,6 +549,10 @@ class _Judge:
         if evidence is not None:
             rounding = evidence.rounding(key) if key == "loss" else None
             floor = evidence.floor(key)
+            if rounding is not None and step is None:
+                # One number is exact by luck at some step or other.
+                least = evidence.floor(key, np.minimum)
+                rounding = rounding if least is None else np.maximum(rounding, least)
             exact, forced = evidence.get(f"exact/{key}"), evidence.get(f"forced/{key}")
             cut = [None if e is None else e[rows] for e in (rounding, floor, exact, forced)]
             rounding, floor, exact, forced = cut

@@ -14,7 +14,8 @@ What it makes is one record beside the two, the evidence of `pipeline.parity.lad
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -48,6 +49,7 @@ def probe(
     prove: bool = False,
     gradcheck: bool = False,
     twins: Mapping[str, Twin] | None = None,
+    scratch: Path | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> RunRecord:
     """Measure what the bounds of a pair need.
@@ -64,6 +66,8 @@ def probe(
         Whether gradients are held against central differences.
     twins
         Other twins than the project's, by ``a`` and ``b``.
+    scratch
+        Where steps go that are too many for memory; None holds all of them.
     say
         Called with what is done next.
 
@@ -77,7 +81,10 @@ def probe(
         if not record.named("param"):
             raise ConfigError("record.trace", record.about.get("trace", {}).get("kept", "?"),
                               "a probe needs every step: run with record.trace=full")  # fmt: skip
-    sides = {name: _Side(record, (twins or {}).get(name)) for name, record in (("a", a), ("b", b))}
+    sides = {
+        name: _Side(record, (twins or {}).get(name), scratch)
+        for name, record in (("a", a), ("b", b))
+    }
     dataset = sides["a"].dataset
     arrays: Arrays = {}
     about: dict[str, Any] = {"pair": [digest(a), digest(b)], "config": a.about["config"]}
@@ -128,7 +135,7 @@ def evidence_of(a: RunRecord, b: RunRecord) -> Evidence | None:
 
 def probed(a: RunRecord, b: RunRecord, **how: Any) -> Evidence:
     """Probe a pair and keep what was measured."""
-    found = probe(a, b, **how)
+    found = probe(a, b, scratch=EVIDENCE, **how)
     found.save(place(a, b))
     return Evidence(found)
 
@@ -183,8 +190,8 @@ def _stale(sides: Mapping[str, _Side], evidence: Evidence) -> str:
 class _Side:
     """One run of the pair, and what it takes to train it again."""
 
-    def __init__(self, record: RunRecord, twin: Twin | None) -> None:
-        self.record = record
+    def __init__(self, record: RunRecord, twin: Twin | None, scratch: Path | None) -> None:
+        self.record, self.scratch = record, scratch
         self.settings: Config = check(record.config)
         self.dataset: data.Dataset = made(self.settings)
         if self.dataset.digest != record.about["data"]["digest"]:
@@ -243,16 +250,27 @@ class _Side:
             shuffled = _Permuted(samples, self.settings.seed, permutation)
             samples = shuffled
             arguments["masks"] = arguments["masks"] and shuffled.masks(arguments["masks"])
-        trace = Trace(rates=rates_of(self.settings, self.samples), full=True)
         updates = -(-samples.count // samples.group)
-        backend.train(
-            model, self.twin, batches=samples, epochs=-(-wanted // updates), trace=trace,
-            after=lambda epoch, slots: epoch * updates >= wanted, forced=forced, resume=None,
-            **arguments,
-        )  # fmt: skip
-        arrays = trace.collect(first)
+        with self.room() as folder:
+            trace = Trace(rates=rates_of(self.settings, self.samples), full=True, folder=folder)
+            backend.train(
+                model, self.twin, batches=samples, epochs=-(-wanted // updates), trace=trace,
+                after=lambda epoch, slots: epoch * updates >= wanted, forced=forced, resume=None,
+                **arguments,
+            )  # fmt: skip
+            arrays = trace.collect(first)
         arrays |= {f"last/{k}": v for k, v in backend.read(model, self.twin).items()}
         return RunRecord(about=self.record.about, arrays=arrays)
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[Path | None]:
+        """Give a folder for rows; those that are mapped stay readable when it is gone."""
+        if self.scratch is None:
+            yield None
+            return
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".rows-", dir=self.scratch) as folder:
+            yield Path(folder)
 
     def predict(self, values: Mapping[str, np.ndarray], dtype: str) -> np.ndarray:
         """Return the outputs on the test samples with some weights."""
@@ -432,7 +450,7 @@ def _numpy(side: _Side, dtype: str) -> _Side:
     instead = {"name": "numpy", "dtype": dtype, "execution": "eager", "xla": False}
     values = {**values, "backend": {**values["backend"], **instead}}
     about = {**side.record.about, "config": values}
-    other = _Side(RunRecord(about=about, arrays=side.record.arrays), None)
+    other = _Side(RunRecord(about=about, arrays=side.record.arrays), None, side.scratch)
     other.samples = _Cast(side.samples, dtype)
     return other
 

@@ -215,6 +215,7 @@ def run(
                     monitor=settings.train.monitor,
                     keep=keep if keep.wanted else None,
                     resume=before,
+                    folder=folder / "record",
                     **how(settings, dataset),
                 )
             if settings.train.weights == "best":

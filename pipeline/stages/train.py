@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,7 @@ def train(
     monitor: str | None,
     keep: Keep | None = None,
     resume: Checkpoint | None = None,
+    folder: Path | None = None,
     **how: Any,
 ) -> None:
     """Train `model` and put what happened into `record`, also when training ends early.
@@ -69,6 +71,8 @@ def train(
         Called after an epoch with what a checkpoint needs, if it says that one is due.
     resume
         Where an interrupted training goes on.
+    folder
+        Where the record will be; what is too much for memory goes there while training runs.
     how
         What `Backend.train` takes besides: loop, loss, optimizer, execution.
 
@@ -78,7 +82,7 @@ def train(
         If the loss becomes NaN or infinite; that step is the last one in the record.
     """
     first = backend.read(model, twin)
-    trace = Trace(rates=rates, full=full)
+    trace = Trace(rates=rates, full=full, folder=folder)
     updates = len(rates) // epochs
     decisive = monitor or ("mse" if dataset.classes is None else "log_loss")
     curves: dict[str, list[float]] = {}

@@ -408,6 +408,16 @@ def test_a_flip_is_noted_with_the_numbers_of_the_step_it_names(monkeypatch):
     assert note.startswith("branch flip at step 6: w is 5 times its bound there")
 
 
+def test_a_loss_that_is_exact_by_luck_has_its_floor():
+    a, b = pair()
+    changed(b, "loss", 3, np.float32(2e-6))
+    found = evidence(a, b, floor=1e-6)
+    found.arrays["rounding/a/loss"][:] = 0.0
+    ladder = judge(a, b, evidence=found)
+    assert (ladder.verdict, by_name(ladder)["trajectory"].tensors["loss"] < 1) == ("PASS", True)
+    assert not ladder.notes
+
+
 def test_an_excess_at_most_steps_is_no_flip():
     a, b = pair()
     b.arrays["grad/w"] = b.arrays["grad/w"] * np.float32(1.01)
