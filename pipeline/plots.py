@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline import config, leaderboard, losses, storage
 from pipeline.data import Dataset
-from pipeline.parity.distance import ulps
+from pipeline.parity import distance
 from pipeline.parity.ladder import WORST, Ladder
 from pipeline.record import RunRecord
 
@@ -572,11 +572,9 @@ def _apart(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
         if name not in right or not left[name].size or not right[name].size:
             continue
         rows = min(len(left[name]), len(right[name]))
-        try:
-            steps = ulps(left[name][:rows], right[name][:rows])
-        except ValueError:
-            continue
-        found[name] = steps.reshape(rows, -1).max(axis=1)
+        one, other = left[name][:rows], right[name][:rows]
+        if (one.shape, one.dtype) == (other.shape, other.dtype):
+            found[name] = distance.rows(one, other).ulp  # a piece at a time; long runs are large
     return found
 
 
@@ -598,7 +596,7 @@ def _counted(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
     found = []
     for name in shared:
         try:
-            apart = ulps(left[name][rows], right[name][rows])
+            apart = distance.ulps(left[name][rows], right[name][rows])
         except ValueError:
             return {}
         found.append(apart.reshape(len(rows), -1)[:, ::every])
@@ -1044,7 +1042,9 @@ def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     order = _tensors(ladder)
-    kept = {tensor: row for row, tensor in enumerate(order[:most])}
+    own = {rung.tensor for rung in ladder.rungs}  # each rung has the cell that it is judged by
+    shown = set(sorted(order, key=lambda tensor: tensor not in own)[:most])
+    kept = {tensor: row for row, tensor in enumerate(t for t in order if t in shown)}
     cells = {
         (kept[tensor], column): float(over)
         for column, rung in enumerate(ladder.rungs)

@@ -135,7 +135,7 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
     for run, why in result.unreadable.items():
         out.print(Text.assemble(("ERROR", _COLOURS["ERROR"]), f": {run} cannot be read: {why}"))
     if result.alone:
-        alone = ", ".join(record.label() for record in result.alone)
+        alone = "; ".join(named[id(record)] for record in result.alone)
         out.print(Text(f"Without a partner: {alone}"))
     failures(notes)
 

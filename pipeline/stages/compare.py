@@ -121,6 +121,9 @@ def compare(
     unreadable = unreadable or {}
     notes = [*notes, *(f"ERROR: {run} cannot be read: {why}" for run, why in unreadable.items())]
     pairs, alone = paired(records, together=together)
+    if alone:
+        named = dict(zip(map(id, records), plots.names(records), strict=True))
+        notes.append(f"Without a partner: {'; '.join(named[id(record)] for record in alone)}")
     ladders = [
         judge(a, b, evidence=evidence(a, b), rtol=rtol, atol=atol, hint=hint) for a, b in pairs
     ]

@@ -47,6 +47,16 @@ def test_of_two_runs_of_one_job_the_newest_counts_and_the_other_is_listed(runs):
     assert paired([first, again], together=True) == ([(first, again)], [])
 
 
+def test_a_leftover_is_listed_in_page_and_file(runs, tmp_path):
+    left = with_rate(runs["torch"], 0.5)
+    left.about["run"] = "the left one"
+    found = judged([*runs.values(), left], tmp_path)
+    assert (found.alone, found.exit_code) == ([left], 3)  # nobody probed the pair
+    assert json.loads((tmp_path / "parity.json").read_text())["alone"] == ["the left one"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Without a partner: torch, optimizer.lr=0.5" in page
+
+
 def test_two_that_were_named_are_judged_whatever_they_are_of(runs, tmp_path):
     a = runs["torch"]
     same = judged([a, a], tmp_path / "same", together=True)
