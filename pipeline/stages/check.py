@@ -161,9 +161,16 @@ def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndar
             f"data={dataset.name} is scored by {', '.join(allowed)}",
         )  # fmt: skip
     _check_size(settings, dataset)
-    batches = -(-rows // (train.batch or rows))
-    _check_rates(settings, updates=train.epochs * -(-batches // settings.optimizer.accumulate))
+    size = train.batch or rows
+    updates = train.epochs * -(-rows // (size * settings.optimizer.accumulate))
+    _check_rates(settings, updates=updates)
     spec = models.spec(settings.model.name)
+    for key, value in getattr(spec, "NOT_ALONE", {}).items():
+        if settings.model.settings[key] == value and (rows % size or size) == 1:
+            raise ConfigError(
+                "train.batch", train.batch,
+                f"leaves a batch of one of {rows} samples, which model.{key}={value} cannot take",
+            )  # fmt: skip
     first = spec.first_values(
         seeds.stream(settings.seed, "init"),
         inputs=dataset.inputs,

@@ -32,6 +32,10 @@ IMAGES = ("data=digits", "data.layout=image", "loss=cross_entropy")
          "model.channels=[16, 32]: images of (8, 8, 1) are gone after 1 blocks"),
         ((*ROWS, "model=attention", "model.heads=5"), "model.heads=5: must divide model.width=32"),
         (("train.batch=201",), "train.batch=201: the training set has 200 samples"),
+        (("data=wine", "model=mlp", "model.norm=batch", "loss=cross_entropy", "train.batch=41"),
+         "train.batch=41: leaves a batch of one of 124 samples, which model.norm=batch cannot take"),
+        (("data=wine", "model=mlp", "model.norm=batch", "loss=cross_entropy", "train.batch=1"),
+         "train.batch=1: leaves a batch of one of 124 samples, which model.norm=batch cannot take"),
         (("train.evaluate_every=1",), "train.evaluate_every=1: data=linear has no validation set here"),
         (("data=sine", "model=mlp", "train.evaluate_every=1", "train.monitor=accuracy"),
          "train.monitor=accuracy: data=sine is scored by mse, mae, r2"),
@@ -68,3 +72,12 @@ def test_the_full_batch_of_a_streamed_set_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"train\.batch=null: .* not in memory at once"):
         samples_and_start(check(pairs.composed(mine)))
     samples_and_start(check(pairs.composed((*mine, "train.batch=4"))))
+
+
+def test_a_sample_alone_is_refused_where_it_is_normalised_alone_and_only_there():
+    """PyTorch's own layer raises on such a batch, in the midst of an epoch."""
+    wine = ("data=wine", "model=mlp", "loss=cross_entropy")  # 124 training samples
+    for fine in (("model.norm=batch", "train.batch=40"), ("model.norm=batch", "train.batch=124"),
+                 ("model.norm=batch",), ("model.norm=layer", "train.batch=41"),
+                 ("train.batch=1",)):  # fmt: skip
+        samples_and_start(check(pairs.composed((*wine, *fine))))

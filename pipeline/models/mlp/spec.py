@@ -28,6 +28,9 @@ Widths = Annotated[tuple[Count, ...], Strict(False), Field(min_length=1)]
 Activation = Literal["relu", "tanh", "gelu", "sigmoid"]
 Norm = Literal["none", "batch", "layer"]
 
+# A sample alone is its own mean: what batch norm makes of it is its shift and the rounding of 1/√ε.
+NOT_ALONE = {"norm": "batch"}
+
 
 def first_values(
     rng: np.random.Generator,
