@@ -47,6 +47,8 @@ def main() -> None:
     """Run the command line and leave with its exit code."""
     os.environ["TWINGRAD_DEBUG"] = str(int(DEBUG))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors shall reach `_code`, not stderr
+    # Hydra's parser wants the flag in front of the overrides; people write it anywhere.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     _catch_signals()
     interrupted, code = False, 0
     try:

@@ -61,6 +61,7 @@ def query(cwd, sql):
         (["stages=[compare]", "compare.runs=[a,b]"], ["no such store"]),
         (["stages=[compare]"], ["compare.runs"]),
         (["-m", "backend=torch,tensorflow", "optimizer.foo=1"], ["optimizer.foo"]),
+        (["optimizer.foo=1", "-m", "backend=torch,tensorflow"], ["optimizer.foo"]),
     ],
 )
 def test_bad_config_is_one_line_and_leaves_nothing(tmp_path, overrides, names):
