@@ -29,6 +29,7 @@ _MOST_SCALARS = 8  # models up to this size have their parameters in the table
 _MOST_TENSORS = 40  # a pair's table has a row for each, and beyond this for the farthest only
 _DIGITS = {"float32": 9, "float64": 17}  # what it takes to read back the same bits
 _END = ", at the end"
+_NO_DERIVATIVE = 1e-4  # of the gradient's norm; right ones are within 1e-8 in float64
 MOST_NOTES = 5  # of a pair, that are shown at once
 _FEW_RUNS = 4  # up to this many are put side by side, which reads better than wide rows
 
@@ -233,6 +234,9 @@ def _checked(found: Mapping[str, Any]) -> str:
     if "why" in found:
         return f"not checked, {found['why']}"
     text = f"at most {found['largest']:.2g} from central differences"
+    if found["largest"] > _NO_DERIVATIVE:
+        worst = max(found["central differences"], key=found["central differences"].__getitem__)
+        text = f"no derivative of the loss, that of {worst} is {found['largest']:.2g} off"
     by_hand = found.get("hand-derived")
     return f"{text}, {max(by_hand.values()):.2g} from those derived by hand" if by_hand else text
 

@@ -7,6 +7,7 @@ Nothing is trained here. What a bound needs beyond the two records is the *evide
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -342,9 +343,10 @@ class _Judge:
         Of runs that made more or fewer steps by one config, what differs until then fails still.
         """
         flat = [config.flatten(r.config) for r in (self.a, self.b)]
-        flat = [{k: v for k, v in f.items() if config.decides(k)} for f in flat]
-        keys = [k for k in {**flat[0], **flat[1]} if flat[0].get(k) != flat[1].get(k)]
-        keys = [key for key in keys if key != "backend.name"]
+        both = {key for own in flat for key in own if config.decides(key)}
+        keys = [k for k in sorted(both) if flat[0].get(k) != flat[1].get(k)]
+        # What a run keeps of itself changes none of its numbers.
+        keys = [key for key in keys if key != "backend.name" and not key.startswith("record.")]
         reasons = [f"the configs differ in {', '.join(keys)}"] if keys else []
         lengths = [len(side["loss"]) for side in (self.left, self.right)]
         if lengths[0] != lengths[1]:
@@ -483,8 +485,8 @@ class _Judge:
     def gradients(self) -> Rung:
         parts = [self.step_part(key, 0) for key in self.keys("grad")]
         if not parts:
-            norm = "no gradients were recorded (train.loop=fit hands out none)"
-            return Rung(name="gradients", verdict="ABSTAIN", why=norm)
+            why = "no gradients were recorded of both (record.trace=full; train.loop=fit has none)"
+            return Rung(name="gradients", verdict="ABSTAIN", why=why)
         return self.both(self.rung("gradients", parts, source=_FLOOR), "grad")
 
     def update(self) -> Rung:
@@ -787,7 +789,7 @@ class _Judge:
 
     def by_checksums(self, name: str) -> Rung:
         """Judge a trajectory whose parameters were not kept by their checksums."""
-        one, other = self.a.named("check"), self.b.named("check")
+        one, other = self.checks(self.a, self.b), self.checks(self.b, self.a)
         if not one or set(one) != set(other) or len(one["step"]) != len(other["step"]):
             return Rung(
                 name=name, verdict="ABSTAIN", why="neither parameters nor checksums were kept"
@@ -804,6 +806,17 @@ class _Judge:
         tensor = min(steps, key=lambda n: steps[n])
         why = f"other checksums from step {steps[tensor]} on; record.trace=full can measure"
         return Rung(name=name, verdict="ABSTAIN", tensor=tensor, step=steps[tensor], why=why)
+
+    def checks(self, record: RunRecord, other: RunRecord) -> dict[str, np.ndarray]:
+        """Return a run's checksums; of one that kept its parameters, those at the other's steps."""
+        kept, steps = record.named("param"), other.named("check").get("step")
+        if not kept or steps is None or steps.max(initial=0) > self.steps:
+            return record.named("check")
+        sums = {
+            name: np.array([zlib.crc32(np.ascontiguousarray(rows[k]).data) for k in steps])
+            for name, rows in kept.items()
+        }
+        return {"step": steps} | sums
 
     # What else is told
 

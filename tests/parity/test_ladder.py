@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -359,6 +360,22 @@ def test_checksums_can_tell_bits_and_where_they_end():
     checksums(b, other_from=1)
     trajectory = by_name(judge(a, b))["trajectory"]
     assert (trajectory.verdict, trajectory.tensor, trajectory.step) == ("ABSTAIN", "w", 4)
+
+
+def test_a_run_that_kept_its_steps_is_held_against_the_checksums_of_one_that_did_not():
+    a, b = pair()
+    b.about["config"]["record"] = {"trace": "scalars"}
+    kept = {name: b.arrays[f"param/{name}"] for name in "wb"}
+    drop("param", "slot", "grad")(b)
+    b.arrays["check/step"] = np.array([3, 6])
+    for name, rows in kept.items():
+        b.arrays[f"check/{name}"] = np.array([zlib.crc32(rows[k].tobytes()) for k in (3, 6)])
+    rungs = by_name(judge(a, b))
+    assert (rungs["trajectory"].verdict, rungs["trajectory"].by) == ("PASS", "bits")
+    assert (rungs["loss"].verdict, rungs["gradients"].verdict) == ("PASS", "ABSTAIN")
+    changed(a, "param/w", (6, 1, 1), np.float32(1e-6))
+    trajectory = by_name(judge(a, b))["trajectory"]
+    assert (trajectory.verdict, trajectory.tensor, trajectory.step) == ("ABSTAIN", "w", 6)
 
 
 def evidence(a, b, *, floor=1e-7, exact=1e-15, forced=None):

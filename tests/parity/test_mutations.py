@@ -621,3 +621,11 @@ def test_the_floor_is_rounding_and_nothing_else(parity, more):
     found = parity.ladder(a, b, permutations=2)
     parity.show(found)
     assert 0 < found.distances["floor"].max() < 3e-6
+
+
+def test_the_readme_says_how_many_there_are(parity):
+    text = " ".join((parity.CONF.parent / "README.md").read_text().split())
+    pairs = 5 * sum(map(len, VARIANTS.values()))
+    assert f"Of {len(MUTATIONS)} mutations of one side" in text
+    assert f"{len(MUTATIONS)} named at the right rung and tensor" in text
+    assert f"no alarm on {pairs} unmutated pairs" in text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 
+from pipeline import report
 from pipeline.record import RunRecord
 
 torch = pytest.importorskip("torch")
@@ -75,3 +77,47 @@ def test_runs_of_different_length_can_be_probed(parity):
         parity.show(found)
         assert found.verdict == "ABSTAIN"
         assert any(f"{half} steps" in rung.why or f"{half} and" in rung.why for rung in found.rungs)
+
+
+def test_float64_shrinks_rounding_and_leaves_meaning(parity, pair, monkeypatch):
+    from pipeline.backends import torch as side
+
+    right = parity.ladder(*pair, permutations=1, forced=False, prove=True).facts["prove"]
+    assert right["native"] < 1e-6
+    assert 1e6 < right["ratio"] < 1e12
+    original = side.train
+    monkeypatch.setattr(
+        side, "train", lambda *a, update, **k: original(*a, update=epsilon(update), **k)
+    )
+    wrong = parity.recorded("backend=torch", *SMALL)
+    found = parity.ladder(pair[0], wrong, permutations=1, prove=True)
+    assert (found.verdict, found.finding.rung) == ("FAIL", "update")
+    assert found.facts["prove"]["ratio"] == pytest.approx(1, rel=0.01)
+
+
+def epsilon(update):
+    return dataclasses.replace(update, settings=update.settings | {"epsilon": 1e-6})
+
+
+def test_gradients_are_held_against_differences_and_those_by_hand(parity, pair, monkeypatch):
+    right = parity.ladder(*pair, permutations=1, forced=False, gradcheck=True)
+    for checked in right.facts["gradcheck"].values():
+        assert checked["largest"] < 1e-7
+        assert max(checked["hand-derived"].values()) < 1e-14
+        assert set(checked["central differences"]) == set(pair[0].named("grad"))
+    from pipeline.models.mlp import torch as twin
+
+    def wrong(x):
+        """The right value with nine tenths of its derivative."""
+        value = torch.relu(x)
+        return value.detach() + 0.9 * (value - value.detach())
+
+    monkeypatch.setitem(twin.ACTIVATIONS, "relu", wrong)
+    b = parity.recorded("backend=torch", *SMALL)
+    found = parity.ladder(pair[0], b, permutations=1, gradcheck=True)
+    assert (found.verdict, found.finding.rung) == ("FAIL", "gradients")
+    checked = found.facts["gradcheck"]
+    assert checked["a"]["largest"] < 1e-7
+    assert checked["b"]["central differences"]["layer1.w"] > 1e-3
+    assert checked["b"]["central differences"]["out.w"] < 1e-7
+    assert "Gradients of torch: no derivative of the loss" in "".join(report.beside(found))
