@@ -327,7 +327,8 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
             unreadable[run] = str(error)
     if "probe" in settings.stages:
         for a, b in paired(records, together=len(runs) == 2)[0]:
-            if not alike(a, b):
+            if not alike(a, b) or {r.about["status"] for r in (a, b)} != {"FINISHED"}:
+                print("not probed: other settings, or a run that did not finish", flush=True)
                 continue
             print(f"probing {a.label()} against {b.label()}", flush=True)
             probed(a, b, say=sweep.said, **sweep.probing(settings))

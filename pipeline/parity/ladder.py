@@ -413,11 +413,19 @@ class _Judge:
                 return Rung(name="data", verdict="ABSTAIN", why=why)
             if differ.any():
                 batch = int(np.argmax(differ))
-                step = batch // int(self.a.config["optimizer"]["accumulate"]) + 1
+                step = self.step_of(batch, len(one))
                 self.found("data", phase=what, tensor="order", step=step)
                 why = f"the batch of step {step} holds {what}"
                 return Rung(name="data", verdict="FAIL", tensor="order", step=step, why=why)
         return Rung(name="data", verdict="PASS", by="bits", why="same samples, splits and order")
+
+    def step_of(self, batch: int, batches: int) -> int:
+        """Return the update that a batch, counted from 0 over all epochs, belongs to."""
+        group = int(self.a.config["optimizer"]["accumulate"])
+        updates = int(self.a.about.get("updates_per_epoch", 0)) or self.steps
+        # An epoch's last update may have fewer.
+        count = max(1, batches * updates // len(self.left["loss"]))
+        return batch // count * updates + batch % count // group + 1
 
     def init(self) -> Rung:
         one, other = self.a.named("first"), self.b.named("first")

@@ -115,6 +115,19 @@ def test_other_data_and_order_fail_first():
     assert "another order" in found.rungs[0].why
 
 
+def test_the_step_of_a_batch_where_an_epochs_last_update_has_fewer():
+    """Five batches in three updates of two, twice: the sixth batch is in the fourth update."""
+    a, b = pair()
+    for side in (a, b):
+        side.about["config"]["optimizer"]["accumulate"] = 2
+        for name in ("samples", "sequence"):
+            side.arrays[f"order/{name}"] = np.arange(10, dtype=np.uint64)
+    for batch, step in ((0, 1), (1, 1), (4, 3), (5, 4), (9, 6)):
+        other = copy.deepcopy(b)
+        changed(other, "order/samples", batch, np.uint64(50))
+        assert judge(a, other).finding.step == step
+
+
 def test_without_evidence_it_abstains_and_says_how_to_get_some():
     a, b = pair()
     changed(b, "param/w", (2, 0, 0), 1e-3)
