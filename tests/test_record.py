@@ -57,6 +57,17 @@ def _newer(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
 
 
+def _fact(folder):
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+
+
+def test_a_runs_id_may_come_later(folder):
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run": "1a2b"}))
+    assert RunRecord.load(folder).about == ABOUT | {"run": "1a2b"}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -67,6 +78,7 @@ def _newer(folder):
         (lambda folder: (folder / "record.json").write_text("{}"), "no readable record"),
         (lambda folder: (folder / "record.json").write_text("[]"), "no readable record"),
         (_newer, "newer version"),
+        (_fact, "record.json was altered"),
     ],
 )
 def test_a_damaged_record_says_so(folder, damage, message):

@@ -251,8 +251,10 @@ class _Side:
             samples = shuffled
             arguments["masks"] = arguments["masks"] and shuffled.masks(arguments["masks"])
         updates = -(-samples.count // samples.group)
+        kept = self.record.arrays["lr"]  # not what the config makes of it now
+        rates = np.concatenate([kept, rates_of(self.settings, self.samples)[len(kept) :]])
         with self.room() as folder:
-            trace = Trace(rates=rates_of(self.settings, self.samples), full=True, folder=folder)
+            trace = Trace(rates=rates, full=True, folder=folder)
             backend.train(
                 model, self.twin, batches=samples, epochs=-(-wanted // updates), trace=trace,
                 after=lambda epoch, slots: epoch * updates >= wanted, forced=forced, resume=None,
