@@ -12,6 +12,7 @@ import sys
 import pairs
 import pytest
 
+from pipeline import plots
 from pipeline.record import RunRecord
 from pipeline.stages.compare import compare, paired
 
@@ -21,6 +22,13 @@ SMALL = ("data.n=20", "data.n_test=10", "train.epochs=5")
 @pytest.fixture(scope="module")
 def runs():
     return {name: pairs.recorded(f"backend={name}", *SMALL) for name in ("torch", "numpy")}
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No pictures, which take most of a comparison's time."""
+    for name in ("comparison", "parity", "sweep"):
+        monkeypatch.setattr(plots, name, lambda *records, **how: {})
 
 
 def other(record, **about):
@@ -47,6 +55,7 @@ def test_of_two_runs_of_one_job_the_newest_counts_and_the_other_is_listed(runs):
     assert paired([first, again], together=True) == ([(first, again)], [])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_leftover_is_listed_in_page_and_file(runs, tmp_path):
     left = with_rate(runs["torch"], 0.5)
     left.about["run"] = "the left one"
@@ -57,6 +66,7 @@ def test_a_leftover_is_listed_in_page_and_file(runs, tmp_path):
     assert "Without a partner: torch, optimizer.lr=0.5" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_that_were_named_are_judged_whatever_they_are_of(runs, tmp_path):
     a = runs["torch"]
     same = judged([a, a], tmp_path / "same", together=True)
@@ -67,6 +77,7 @@ def test_two_that_were_named_are_judged_whatever_they_are_of(runs, tmp_path):
     assert "the configs differ in optimizer.lr" in apart.verdicts[0][1]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_cannot_be_read_is_an_error_beside_a_pass(runs, tmp_path):
     found = judged(list(runs.values()), tmp_path, unreadable={"C": "was altered"})
     assert (found.worst, found.exit_code) == ("ERROR", 1)
@@ -90,6 +101,7 @@ def test_runs_whose_data_are_gone_are_judged_without_pictures_of_them(runs, tmp_
     assert "no pictures of it" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_names_every_field_of_parity_json(runs, tmp_path):
     judged(list(runs.values()), tmp_path, rtol=0.0)
     kept = json.loads((tmp_path / "parity.json").read_text())
