@@ -428,7 +428,7 @@ def publish(parent: Any, result: Any) -> None:
 
 
 def recorded(children: list[Any]) -> tuple[list[RunRecord], dict[str, str]]:
-    """Return the children's records, and of finished ones why theirs cannot be read."""
+    """Return the children's records, and by id why those of finished ones cannot be read."""
     from pipeline import tracking
 
     records, unreadable = [], {}
@@ -437,7 +437,7 @@ def recorded(children: list[Any]) -> tuple[list[RunRecord], dict[str, str]]:
             records.append(RunRecord.load(tracking.record_folder(child.info.run_id, key="run")))
         except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
             if child.info.status == "FINISHED":
-                unreadable[f"{child.info.run_name} ({child.info.run_id})"] = str(error)
+                unreadable[child.info.run_id] = f"{error} ({child.info.run_name})"
     return records, unreadable
 
 
@@ -487,6 +487,10 @@ def _tag(result: Any) -> None:
     """Tell each run of a pair its verdict and who its twin is; of several the worst."""
     from pipeline import tracking
 
+    for run in result.unreadable:
+        tracked = tracking.reopen(run)
+        if tracked is not None:
+            tracked.log_tags({"parity.verdict": "ERROR"})
     told: dict[str, list[tuple[str, str]]] = {}
     for pair, ladder in zip(result.pairs, result.ladders, strict=True):
         ids = [str(side.about.get("run", "")) for side in pair]

@@ -151,6 +151,21 @@ def test_comparing_what_is_recorded(sweep):
         tags = mlflow.MlflowClient().get_run(run.info.run_id).data.tags
         twin = next(other.info.run_id for other in children.values() if other is not run)
         assert (tags["parity.verdict"], tags["parity.twin"]) == ("PASS", twin)
+    damaged = children["torch"]
+    path = artifact(damaged, "record") / "loss.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"!")
+    done = subprocess.run(
+        [*compare, "compare.sweep=latest"], cwd=folder, capture_output=True, text=True
+    )
+    assert (done.returncode, "loss.npy is missing or was altered" in done.stdout) == (1, True)
+    tags = mlflow.MlflowClient().get_run(damaged.info.run_id).data.tags
+    assert tags["parity.verdict"] == "ERROR"
+    path.write_bytes(whole)
+    done = subprocess.run([*compare, "compare.sweep=latest"], cwd=folder, capture_output=True)
+    assert done.returncode == 0
+    tags = mlflow.MlflowClient().get_run(damaged.info.run_id).data.tags
+    assert tags["parity.verdict"] == "PASS"
     (folder / "outputs/evidence").rename(folder / "elsewhere")
     done = subprocess.run(
         [*compare, f"compare.runs=[{ids}]"], cwd=folder, capture_output=True, text=True
