@@ -81,7 +81,8 @@ Exit code {good}.
 """
     pictures = """![Distance of the right pair over the steps, with floor and bound](parity-distance.png)
 ![The same of the wrong port](parity-distance-wrong.png)
-![Each tensor's distance over its bound, rung by rung, of the wrong port](parity-ladder-wrong.png)
+![Each tensor's distance over its bound, rung by rung, of the right pair](parity-ladder.png)
+![The same of the wrong port](parity-ladder-wrong.png)
 """
     page = HERE / "parity.md"
     text = page.read_text()
