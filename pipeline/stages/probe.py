@@ -344,15 +344,20 @@ def _forced(sides: Mapping[str, _Side]) -> Arrays:
     arrays: Arrays = {}
     for key, rows in steps_of(b.train(forced=state, steps=steps)).items():
         arrays[f"forced/{key}"] = rows
-    own = {"a": steps_of(a.record)["loss"], "b": arrays["forced/loss"]}
+    forced = {key.removeprefix("forced/"): rows for key, rows in arrays.items()}
+    own = {"a": steps_of(a.record), "b": forced}
     other = "float64" if dtype == "float32" else "float32"
     found = {
         name: steps_of(side.train(dtype=other, forced=state, steps=steps))
         for name, side in sides.items()
     }
-    for name, losses in own.items():
-        gap = losses[:steps].astype(np.float64) - found[name]["loss"].astype(np.float64)
-        arrays[f"rounding/{name}/loss"] = np.abs(gap) * _shrink(dtype)
+    for name, kept in own.items():
+        # A batch of one sample has no other order: float64 needs a second look at its rounding.
+        for key in ["loss"] if dtype == "float32" else [key for key in kept if key != "lr"]:
+            gap = distance.rows(
+                *(rows[:steps].astype(np.float64) for rows in (kept[key], found[name][key]))
+            )
+            arrays[f"rounding/{name}/{key}"] = gap.apart * _shrink(dtype)
     if dtype == "float32":  # a run in float64 has no wider one to be proved in
         for key in found["a"]:
             if key in found["b"] and key != "lr":
