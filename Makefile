@@ -41,8 +41,8 @@ server: $(STAMP) ## A tracking server on loopback, artifacts served (tracking.ur
 test: $(STAMP) ## The whole test suite, in JOBS=2 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray (minutes)
-	$(BIN)/python -m pytest -m slow tests/faults tests/test_launchers.py tests/test_resume_command.py $(ARGS)
+test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray, MLflow in a browser (minutes)
+	$(BIN)/python -m pytest -m slow tests/faults tests/test_launchers.py tests/test_live.py tests/test_resume_command.py $(ARGS)
 
 bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compiled, start-up
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,min,rounds -s $(ARGS)

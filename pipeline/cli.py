@@ -6,6 +6,7 @@ Nothing heavy is imported here: ``--help`` and a wrong config answer at once.
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -27,6 +28,9 @@ from pipeline import search, sweep
 from pipeline.config import Config, ConfigError
 from pipeline.record import RunRecord
 from pipeline.spool import redact
+
+if TYPE_CHECKING:
+    from pipeline.live import Progress
 
 _PACKAGE = Path(__file__).parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -103,12 +107,13 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
             if not wanted:
                 return "stopped before it began"
             try:
-                again = bool(cfg.sweep.rerun)
-                found = _run(
-                    _values(cfg), folder=folder, name=name, parent=parent, resume=not again
-                )
-                if search.wanted(HydraConfig.instance().cfg):  # type: ignore[arg-type]
-                    return search.value(found or RunRecord.load(folder / "record"), metric)
+                with sweep.job(name) as job:
+                    found = _run(
+                        _values(cfg), folder=folder, name=name, parent=parent,
+                        resume=not cfg.sweep.rerun, progress=job.progress,
+                    )  # fmt: skip
+                    if search.wanted(HydraConfig.instance().cfg):  # type: ignore[arg-type]
+                        return search.value(found or RunRecord.load(folder / "record"), metric)
             except Exception as error:
                 _say(f"job {HydraConfig.get().job.num} ({name}) failed: {error}")
                 if DEBUG:
@@ -145,10 +150,11 @@ def _single(values: dict[str, Any], folder: Path) -> int:
         values = _interrupted(values)
     record = _run(values, folder=folder, name=_name(values), parent=None, resume=resume)
     if record is not None:
-        from pipeline import terminal
+        from pipeline import terminal, tracking
 
         terminal.run(record)
-        terminal.where(folder, uri=values["tracking"]["uri"])
+        place = values["tracking"]
+        terminal.where(folder, uri=place["uri"], page=tracking.page(place["experiment"]))
     return 0
 
 
@@ -183,6 +189,7 @@ def _run(
     name: str,
     parent: str | None,
     resume: bool,
+    progress: Progress | None = None,
 ) -> Any:
     """Check a config whole, then run it, here or in a process of its own.
 
@@ -200,7 +207,8 @@ def _run(
     from pipeline.stages.run import needs_own_process, run
 
     if needs_own_process(settings):
-        return _elsewhere(values, folder=folder, name=name, parent=parent, resume=resume)
+        how = {"folder": folder, "name": name, "parent": parent, "progress": progress}
+        return _elsewhere(values, **how, resume=resume)
     record = run(
         settings,
         values=values,
@@ -210,7 +218,7 @@ def _run(
         name=name,
         parent=parent,
         resume=resume,
-        progress=terminal.progress,
+        progress=progress or terminal.progress,
     )
     return record if record.arrays else None
 
@@ -310,16 +318,18 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
         raise ConfigError("compare.runs", runs, "give two or more runs, or compare.sweep")
     if chosen is not None or not all(found_in(Path(run)) for run in runs):
         tracking.find(settings.tracking.uri)
+    parent, jobs, title = None, None, f"Comparison of {len(runs)} runs"
     records: list[RunRecord] = []
     unreadable: dict[str, str] = {}
     notes: list[str] = []
     if chosen is not None:
-        parent = (
+        parent, children = tracking.sweep_of(
             tracking.latest_sweep(settings.tracking.experiment) if chosen == "latest" else chosen
         )
-        children = tracking.children_of(parent)
-        notes = tracking.told([run for run in children if run.info.status != "FINISHED"])
-        records, unreadable = sweep.recorded(children)
+        title, jobs = parent.info.run_name, json.loads(parent.data.tags.get("jobs", "null"))
+        records, unreadable, notes = sweep.left_by(children, jobs=jobs)
+        if not records and not unreadable:
+            raise ConfigError("compare.sweep", chosen, "no run of it left a record")
     for run in runs:
         try:
             records.append(RunRecord.load(tracking.record_folder(run, key="compare.runs")))
@@ -338,7 +348,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     result = compare(
         records,
         folder=folder,
-        title=f"Comparison of {len(records)} runs",
+        title=title,
         formats=settings.tracking.figures,
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
@@ -349,11 +359,14 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
         unreadable=unreadable,
         together=len(runs) == 2,
     )
-    # What is judged by a tolerance for once does not replace a sweep's own verdict.
-    if chosen is not None and settings.parity.rtol is None and settings.parity.atol is None:
-        sweep.publish(tracking.reopen(parent), result)
+    tolerance = settings.parity.rtol, settings.parity.atol
+    if parent is not None and tolerance == (None, None):  # another bar is no news of the sweep
+        overrides = json.loads(parent.data.tags.get("overrides", "[]"))
+        tracked = tracking.reopen(parent.info.run_id)
+        sweep.publish(tracked, result, overrides=overrides, jobs=jobs, notes=notes)
     terminal.comparison(result, notes=notes)
-    terminal.where(folder, uri=settings.tracking.uri)
+    page = tracking.page(settings.tracking.experiment)
+    terminal.where(folder, uri=settings.tracking.uri, page=page)
     return result.exit_code
 
 

@@ -77,10 +77,10 @@ def leaderboard(records: Sequence[RunRecord], *, level: float = 0.95) -> Table:
 
 
 def differences(records: Sequence[RunRecord]) -> Table:
-    """Return a table of only those settings in which the runs differ, a row a run."""
+    """Return a table of only those settings in which the runs differ, a row a run, if any do."""
     differing = swept(records)
     rows = [[str(values[i]) for values in differing.values()] for i in range(len(records))]
-    return list(differing), rows
+    return list(differing), rows if differing else []
 
 
 def sensitivity(records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]]]:

@@ -189,18 +189,18 @@ def parity(judged: Sequence[Judged]) -> dict[str, Figure]:
 def sweep(records: Sequence[RunRecord]) -> dict[str, Figure]:
     """Draw what a sweep did: ``curves`` by setting, ``sensitivity`` to each, and ``cost``.
 
-    Nothing of runs that differ in their backend or seed alone.
+    Runs that differ in their backend or seed alone have no curves here: they are all in ``loss``.
     """
     finished = [record for record in records if record.about["status"] == "FINISHED"]
     swept = [key for key in leaderboard.swept(finished) if key not in ("backend.name", "seed")]
     score = leaderboard.score_of(finished)
-    if not swept or score is None or len(finished) < 3:
+    if score is None or len(finished) < 3:
         return {}
-    figures = {"curves": _small_multiples(finished, swept)}
-    found = leaderboard.sensitivity(finished)
-    keys = list(found)[:_PANELS]
+    figures = {"curves": _small_multiples(finished, swept)} if swept else {}
+    keys = list(leaderboard.sensitivity(finished))[:_PANELS]
     columns = min(3, len(keys))
-    figures["sensitivity"] = _new(4.2 * columns, 3.6 * -(-len(keys) // columns))
+    if keys:
+        figures["sensitivity"] = _new(4.2 * columns, 3.6 * -(-len(keys) // columns))
     for i, key in enumerate(keys):
         axes = figures["sensitivity"].add_subplot(-(-len(keys) // columns), columns, i + 1)
         _draw_sensitivity(axes, records=finished, key=key, score=score)

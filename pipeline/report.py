@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 from pipeline import config
 from pipeline.parity import distance
 from pipeline.parity.equivalence import Equivalence
-from pipeline.parity.ladder import Ladder, Rung
+from pipeline.parity.ladder import WORST, Ladder, Rung
 from pipeline.plots import names
 from pipeline.record import RunRecord
 
@@ -30,6 +31,7 @@ _MOST_TENSORS = 40  # a pair's table has a row for each, and beyond this for the
 _DIGITS = {"float32": 9, "float64": 17}  # what it takes to read back the same bits
 _END = ", at the end"
 _NO_DERIVATIVE = 1e-4  # of the gradient's norm; right ones are within 1e-8 in float64
+_MOST_LINES = 8  # of a list or table in a description
 MOST_NOTES = 5  # of a pair, that are shown at once
 _FEW_RUNS = 4  # up to this many are put side by side, which reads better than wide rows
 
@@ -68,6 +70,15 @@ _CAPTIONS = {
     "ulp_histogram": "How many representable numbers lie between the two runs' parameters, number "
     "by number, after the start; 0 means the same bits. Both axes are logarithmic.",
 }
+
+
+def leftovers(named: Sequence[str], *, pairs: int) -> str:
+    """Return which runs have no partner, in a line; all of them are in ``parity.json``."""
+    if not pairs:
+        return f"No two of the {len(named)} runs are a pair: equal settings, another backend."
+    more = len(named) - _MOST_LINES
+    shown = [*named[:_MOST_LINES], *([f"{more} more are in parity.json"] if more > 0 else [])]
+    return f"Without a partner: {'; '.join(shown)}"
 
 
 def summary(records: Sequence[RunRecord]) -> Table:
@@ -472,6 +483,77 @@ def _verdict(ladder: Ladder) -> dict[str, Any]:
         "beside": beside(ladder),
         "notes": ladder.notes,
     }
+
+
+def verdicts(
+    records: Sequence[RunRecord], pairs: Sequence[Pair], ladders: Sequence[Ladder]
+) -> Table:
+    """Return a table of pairs: the two runs, the verdict, and why."""
+    named = dict(zip(map(id, records), names(records), strict=True))
+    rows = [
+        [named[id(a)], named[id(b)], ladder.verdict, ladder.sentence()]
+        for (a, b), ladder in zip(pairs, ladders, strict=True)
+    ]
+    return ["a", "b", "verdict", "why"], rows
+
+
+def equivalences(equal: Mapping[str, Equivalence]) -> Table:
+    """Return a table of the tests of backends against each other over seeds."""
+    rows = [[name, test.outcome, test.sentence()] for name, test in equal.items()]
+    return ["scores", "outcome", "why"], rows
+
+
+def asked(overrides: Sequence[str], *, jobs: int | None) -> str:
+    """Describe in Markdown what a sweep was asked for."""
+    many = "a search" if jobs is None else f"{jobs} jobs"
+    command = " \\\n  ".join(["python -m pipeline -m", *map(shlex.quote, overrides)])
+    return f"**Sweep**, {many}; its runs are nested below.\n\n```\n{command}\n```\n"
+
+
+def description(
+    records: Sequence[RunRecord],
+    *,
+    overrides: Sequence[str],
+    jobs: int | None,
+    notes: Sequence[str],
+    pairs: Sequence[Pair] = (),
+    ladders: Sequence[Ladder] = (),
+    board: Table = ([], []),
+    equal: Mapping[str, Equivalence] | None = None,
+) -> str:
+    """Describe in Markdown what a sweep was asked for and what it came to, at most a page."""
+    parts = [asked(overrides, jobs=jobs)]
+    if pairs:
+        kinds = [ladder.verdict for ladder in ladders]
+        counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in WORST if kind in kinds)
+        many = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+        parts.append(f"**Parity of {many}:** {counted}.")
+        named = verdicts(records, pairs, ladders)[1]
+        bad = [f"- {a} against {b}: {why}" for a, b, kind, why in named if kind != "PASS"]
+        parts.append(_listed(bad))
+    if equal:
+        sentences = [f"- {name}: {test.sentence()}" for name, test in equal.items()]
+        parts.append("**Over seeds:**\n\n" + _listed(sentences))
+    if board[1]:
+        header, rows = board[0], board[1][:_MOST_LINES]
+        lines = [header, ["---"] * len(header), *rows]
+        first = "" if len(rows) == len(board[1]) else f", the first {len(rows)} of {len(board[1])}"
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"**Leaderboard{first}:**\n\n{text}")
+    if notes:
+        parts.append("**Not finished:**\n\n" + _listed([f"- {note}" for note in notes]))
+    if records:
+        parts.append(
+            "Artifacts: `report.html` has everything in one file; `leaderboard.json`, "
+            "`differences.json`, `verdicts.json`, `runs.json` are tables, `plots/` the pictures."
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _listed(lines: Sequence[str]) -> str:
+    shown = [line if len(line) < 300 else f"{line[:299]}…" for line in lines[:_MOST_LINES]]
+    more = [f"- … and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
+    return "\n".join([*shown, *more])
 
 
 _ENVIRONMENT = jinja2.Environment(

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -36,6 +36,9 @@ from pipeline.config import ConfigError, parse
 from pipeline.parity.ladder import WORST
 from pipeline.record import RunRecord
 from pipeline.spool import redact
+
+if TYPE_CHECKING:
+    from pipeline.live import Job
 
 PARENT = "TWINGRAD_PARENT"
 GRACE = 30.0  # seconds that jobs elsewhere have to save what they hold
@@ -55,9 +58,10 @@ class OpenParent(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Create the store and the parent run before any job starts."""
         try:
-            jobs = _checked(config)
+            jobs, fixed = _checked(config)
             with flag_override(config.hydra, ["struct", "readonly"], [False, False]):
                 _ready_launcher(config)
+                _name_by_what_is_swept(config, fixed)
                 _open(config, jobs)
         except Exception as error:
             _end_workers()
@@ -67,11 +71,18 @@ class OpenParent(Callback):
             raise
 
 
-def _checked(config: DictConfig) -> int | None:
-    """Compose what the sweep asks for, before anything is created; return its number of jobs.
+def _checked(config: DictConfig) -> tuple[int | None, list[str]]:
+    """Compose what the sweep asks for, before anything is created.
 
     The first value of everything that is swept, then each other option of a swept group: so an
-    unknown key or option is found without composing every member. A search has no such number.
+    unknown key or option is found without composing every member.
+
+    Returns
+    -------
+    jobs
+        How many there will be; None in a search, which has no such number.
+    fixed
+        The keys that every job has the same value of.
     """
     loader: Any = GlobalHydra.instance().config_loader()
     parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
@@ -80,10 +91,12 @@ def _checked(config: DictConfig) -> int | None:
     searching = search.wanted(config)
     choices: dict[str, list[str]] = {}
     groups: dict[str, str] = {}
+    fixed = []
     for override in OverridesParser.create(config_loader=loader).parse_overrides(given):
         key = override.get_key_element()
         if not override.is_sweep_override():
             values = [str(override.get_value_element_as_str())]
+            fixed.append(override.key_or_group)
         elif override.is_discrete_sweep():
             values = list(override.sweep_string_iterator())
         elif searching:
@@ -101,7 +114,14 @@ def _checked(config: DictConfig) -> int | None:
             members += [{**first, key: value} for value in values[1:]]
     for member in members:
         loader.load_sweep_config(config, [f"{key}={value}" for key, value in member.items()])
-    return None if searching else math.prod(map(len, choices.values()))
+    return None if searching else math.prod(map(len, choices.values())), fixed
+
+
+def _name_by_what_is_swept(config: DictConfig, fixed: list[str]) -> None:
+    """Keep out of the jobs' names what they all have; workers compose that config anew."""
+    key = "hydra.job.config.override_dirname.exclude_keys"
+    known = [*OmegaConf.select(config, key), *fixed]
+    config.hydra.overrides.hydra.append(f"{key}=[{','.join(known)}]")
 
 
 def _ready_launcher(config: DictConfig) -> None:
@@ -171,7 +191,7 @@ def _workers(config: DictConfig) -> int:
 
 
 def _open(config: DictConfig, jobs: int | None) -> None:
-    from pipeline import tracking
+    from pipeline import live, report, tracking
 
     overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
     place = config.tracking
@@ -179,21 +199,41 @@ def _open(config: DictConfig, jobs: int | None) -> None:
     title = config.sweep.title or swept(overrides)
     if jobs is None:
         search.resume(config, workers=_workers(config))
-    note = "Sweep: `" + "` `".join(overrides) + "`. Its runs are nested below."
     parent = tracking.create(
         experiment=place.experiment,
         artifacts=place.artifacts,
         name=title,
-        tags={"kind": "sweep", "overrides": overrides},
-        note=note,
+        tags={"kind": "sweep", "overrides": overrides, "jobs": jobs},
+        note=report.asked(overrides, jobs=jobs),
     )
     config.hydra.overrides.hydra.append(f"++hydra.job.env_set.{PARENT}='{parent.id}'")
     folder = Path(config.hydra.sweep.dir)
     _opened.update(parent=parent, folder=folder, title=title, config=config, jobs=jobs)
-    _opened["running"] = folder.absolute() / _RUNNING
+    _opened["running"] = running = folder.absolute() / _RUNNING
+    shutil.rmtree(running, ignore_errors=True)  # of a sweep that was killed in the same folder
+    total = int(config.hydra.sweeper.n_trials) if jobs is None else jobs
+    _opened["board"] = live.Board(running / _JOBS, title=redact(title), total=total)
 
 
-_RUNNING = ".running"
+_RUNNING, _JOBS = ".running", "jobs"  # the folder of jobs that run, and in it what each one tells
+
+
+@contextlib.contextmanager
+def job(name: str) -> Iterator[Job]:
+    """Tell the sweep's table of this job, in whatever process it runs, from start to end."""
+    from pipeline import live
+
+    hydra, board = HydraConfig.get(), _opened.get("board")
+    folder = Path(hydra.runtime.cwd, hydra.sweep.dir, _RUNNING, _JOBS)
+    lines = board is not None and not board.on_screen  # of several processes they would mix
+    made = live.Job(folder, number=hydra.job.num, name=redact(name), lines=lines)
+    look = board.look if board is not None else lambda: None
+    try:
+        with made.running():
+            look()
+            yield made
+    finally:
+        look()
 
 
 @contextlib.contextmanager
@@ -315,10 +355,14 @@ def finish(*, interrupted: bool) -> int:
     An empty parent is removed. The children's end is read from the store, where jobs of every
     launcher leave it; one that was killed could not, so it is closed here.
     """
-    stop_jobs()
-    parent = _opened.pop("parent", None)
-    _end_workers()
-    running = _opened.pop("running", None)
+    board = _opened.pop("board", None)
+    try:
+        stop_jobs()
+        _end_workers()
+    finally:
+        if board is not None:
+            board.close()
+    parent, running = _opened.pop("parent", None), _opened.pop("running", None)
     if parent is None or running is None:
         return 0
     shutil.rmtree(running, ignore_errors=True)
@@ -335,7 +379,7 @@ def finish(*, interrupted: bool) -> int:
     failed = [child for child in children if child.info.status != "FINISHED"]
     status, code = ("KILLED" if interrupted else "FAILED"), 1
     try:
-        worst = _report(parent, children, failed, interrupted=interrupted)
+        worst = _report(parent, children, interrupted=interrupted)
         missing = (_opened["jobs"] or 0) > len(children)
         if not failed and not interrupted and not missing:
             status, code = "FINISHED", worst
@@ -367,20 +411,19 @@ def _closed(parent: Any) -> list[Any]:
     return tracking.children(parent.id) if lost else children
 
 
-def _report(parent: Any, children: list[Any], failed: list[Any], *, interrupted: bool) -> int:
+def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
-    from pipeline import terminal, tracking
+    from pipeline import report, terminal, tracking
     from pipeline.stages.compare import compare
 
     values: Any = OmegaConf.to_container(_without_hydra(_opened["config"]), resolve=True)
-    settings = parse(values)
-    notes = tracking.told(failed)
-    jobs = _opened["jobs"]
-    if jobs is not None and len(children) < jobs:
-        notes.append(f"{jobs - len(children)} of {jobs} jobs never started")
-    records, unreadable = recorded(children)
+    settings, jobs = parse(values), _opened["jobs"]
+    overrides = list(_opened["config"].hydra.overrides.task)
+    records, unreadable, notes = left_by(children, jobs=jobs)
     if not records:
-        terminal.failures([*notes, *(f"{run}: {why}" for run, why in unreadable.items())])
+        notes += [f"{run}: {why}" for run, why in unreadable.items()]
+        parent.describe(report.description([], overrides=overrides, jobs=jobs, notes=notes))
+        terminal.failures(notes)
         return 1
     result = compare(
         records,
@@ -395,50 +438,78 @@ def _report(parent: Any, children: list[Any], failed: list[Any], *, interrupted:
         notes=notes,
         unreadable=unreadable,
     )
-    publish(parent, result)
+    publish(parent, result, overrides=overrides, jobs=jobs, notes=notes)
     terminal.comparison(result, notes=notes)
     if jobs is None:
         best = search.best(_opened["config"])
         parent.log_tags(best)
         for key, value in best.items():
             print(f"{key}  {value}")
-    terminal.where(result.folder, uri=settings.tracking.uri)
+    page = tracking.page(settings.tracking.experiment)
+    terminal.where(result.folder, uri=settings.tracking.uri, page=page)
     return result.exit_code if result.pairs or unreadable else 0
 
 
-def publish(parent: Any, result: Any) -> None:
-    """Put a comparison of a sweep's runs on its parent run, and the verdicts on its children."""
+def left_by(
+    children: list[Any], *, jobs: int | None
+) -> tuple[list[RunRecord], dict[str, str], list[str]]:
+    """Return the records of a sweep's runs, and in words what did not finish.
+
+    Between the two: by id, why those of finished ones cannot be read.
+    """
+    from pipeline import tracking
+
+    usual = {"RUNNING": "it still runs"}
+    records, unreadable, notes = [], {}, []
+    for child in children:
+        name, status = child.info.run_name, child.info.status
+        try:
+            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, key="run")))
+        except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
+            if status == "FINISHED":
+                unreadable[child.info.run_id] = f"{error} ({name})"
+        if status != "FINISHED":
+            why = usual.get(status, "it was stopped, or its process died")
+            notes.append(f"{name} {status}: {child.data.tags.get('error', why)}")
+    if jobs is not None and len(children) < jobs:
+        notes.append(f"{jobs - len(children)} of {jobs} jobs never started")
+    return records, unreadable, notes
+
+
+def publish(
+    parent: Any, result: Any, *, overrides: list[str], jobs: int | None, notes: list[str]
+) -> None:
+    """Put a comparison on the sweep's parent run: tables, figures, report and a description.
+
+    What was put there before, by the sweep itself, is replaced; its runs are told their verdicts.
+    """
     from pipeline import leaderboard, report
 
     _tag(result)
     parent.log_folder(result.folder / "plots", "plots")
-    parent.log_file(result.folder / "report.html")
-    parent.log_table(*report.summary(result.records), "runs")
-    if result.board[1]:
-        parent.log_table(*result.board, "leaderboard")
-        parent.log_table(*leaderboard.differences(result.records), "differences")
+    for name in ("report.html", "parity.json"):
+        parent.log_file(result.folder / name)
+    tables = {
+        "runs": report.summary(result.records),
+        "leaderboard": result.board,
+        "differences": leaderboard.differences(result.records),
+        "verdicts": report.verdicts(result.records, result.pairs, result.ladders),
+        "equivalence": report.equivalences(result.equal),
+        "pairs": result.table(),
+    }
+    for name, (header, rows) in tables.items():
+        if rows:
+            parent.log_table(header, rows, name)
     for name, test in result.equal.items():
         parent.log_tags({f"equivalence.{name}"[:250]: test.sentence()})
-    if result.pairs:
-        parent.log_table(*result.table(), "pairs")
     if result.pairs or result.unreadable:
         parent.log_tags({"parity.verdict": result.worst})
-    parent.log_file(result.folder / "parity.json")
     parent.log_metrics({f"parity/{key}": v for key, v in result.largest().items()})
-
-
-def recorded(children: list[Any]) -> tuple[list[RunRecord], dict[str, str]]:
-    """Return the children's records, and by id why those of finished ones cannot be read."""
-    from pipeline import tracking
-
-    records, unreadable = [], {}
-    for child in children:
-        try:
-            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, key="run")))
-        except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
-            if child.info.status == "FINISHED":
-                unreadable[child.info.run_id] = f"{error} ({child.info.run_name})"
-    return records, unreadable
+    text = report.description(
+        result.records, overrides=overrides, jobs=jobs, notes=notes, pairs=result.pairs,
+        ladders=result.ladders, board=result.board, equal=result.equal,
+    )  # fmt: skip
+    parent.describe(text)
 
 
 def _evidence(settings: Any, *, budget: float) -> Any:

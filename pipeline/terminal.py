@@ -18,6 +18,7 @@ from rich.text import Text
 from pipeline import report
 from pipeline.parity.ladder import Ladder
 from pipeline.plots import names
+from pipeline.spool import redact
 
 _COLOURS = {"PASS": "green", "ABSTAIN": "yellow", "FAIL": "bold red", "ERROR": "bold red"}
 _WIDE = 130  # columns of a terminal from which on a ladder says in its rows where bounds are from
@@ -135,8 +136,8 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
     for run, why in result.unreadable.items():
         out.print(Text.assemble(("ERROR", _COLOURS["ERROR"]), f": {run} cannot be read: {why}"))
     if result.alone:
-        alone = "; ".join(named[id(record)] for record in result.alone)
-        out.print(Text(f"Without a partner: {alone}"))
+        alone = [named[id(record)] for record in result.alone]
+        out.print(Text(report.leftovers(alone, pairs=len(result.pairs))))
     failures(notes)
 
 
@@ -146,12 +147,15 @@ def failures(notes: Sequence[str]) -> None:
         print(f"failed  {note}", file=sys.stderr)
 
 
-def where(folder: Path, *, uri: str) -> None:
-    """Print where the results are."""
+def where(folder: Path, *, uri: str, page: str) -> None:
+    """Print where the results are: on disk, and on which page of MLflow's."""
     print(f"plots   {folder / 'plots'}")
     if (folder / "report.html").exists():
         print(f"report  {folder / 'report.html'}")
-    print("MLflow  make ui, then http://127.0.0.1:5000" if uri.startswith("sqlite") else "")
+    if uri.startswith("http"):
+        print(f"MLflow  {redact(uri.rstrip('/'))}{page}")
+    elif uri.startswith("sqlite"):
+        print(f"MLflow  make ui, then http://127.0.0.1:5000{page}")
 
 
 def run(record: Any) -> None:

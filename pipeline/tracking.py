@@ -12,6 +12,7 @@ looked for by its mark before it is created again.
 from __future__ import annotations
 
 import atexit
+import base64
 import contextlib
 import dataclasses
 import importlib
@@ -24,6 +25,7 @@ import threading
 import time
 import uuid
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -65,6 +67,21 @@ logging.getLogger("mlflow").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
+VIEW = "twingrad"  # the name of the view of runs, few columns in order
+_COLUMNS = (
+    "params.`backend.name`", "params.`optimizer.name`", "params.`optimizer.lr`", "params.`seed`",
+    "metrics.`train/loss`", "metrics.`eval/mse`", "metrics.`eval/accuracy`",
+    "metrics.`time/train_s`", "tags.`parity.verdict`",
+)  # fmt: skip
+_ABOUT = """\
+Runs of **Twingrad**: the same model trained in several frameworks, and compared.
+
+- A sweep is one run; its jobs are nested below it. Its description says what was asked and what \
+came of it; `report.html` among its artifacts has everything.
+- The view `twingrad` (*Views*) has few columns, in order.
+- `tags.parity.verdict = 'FAIL'` finds the pairs that disagree.
+- Curves are thinned; `record/` among a run's artifacts has every step.
+"""
 _LINKED = "linked."  # in front of a run's id, in a tag of a parent that counts it too
 _PARAM_LIMIT, _BATCH_METRICS, _BATCH_OTHERS = 6000, 800, 100  # 1000 of all kinds in a call
 _HEARTBEAT = "heartbeat"
@@ -207,11 +224,37 @@ def _experiment(name: str, artifacts: str) -> str:
         remote = mlflow.get_tracking_uri().startswith("http")
         root = None if remote else Path(artifacts).absolute().as_uri()
         with contextlib.suppress(MlflowException):  # somebody else made it in the meantime
-            return str(client.create_experiment(name, artifact_location=root))
+            made = client.create_experiment(name, artifact_location=root, tags=_shown_as())
+            return str(made)
         found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage != "active":
         raise ConfigError("tracking.experiment", name, "is deleted in this store; choose another")
     return str(found.experiment_id)
+
+
+def _shown_as() -> dict[str, str]:
+    """Return tags of an experiment for MLflow's pages: a description, and a view of its runs.
+
+    The view is what the page itself would save of chosen columns; one that does not know the format
+    leaves it out.
+    """
+    state = {
+        "searchFilter": "", "orderByKey": "attributes.start_time", "orderByAsc": False,
+        "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
+        "modelVersionFilter": "All Runs", "selectedColumns": list(_COLUMNS), "columnOrder": [],
+        "columnWidths": {}, "hideEmptyCharts": True,
+        "globalLineChartConfig": {
+            "xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": "",
+        },
+    }  # fmt: skip
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    view = {
+        "name": VIEW, "createdAt": _now(), "updatedAt": _now(), "state": f"deflate;{packed}",
+    }  # fmt: skip
+    return {
+        "mlflow.note.content": _ABOUT,
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
 
 
 class Run:
@@ -338,6 +381,10 @@ class Run:
         """Log a table as MLflow shows it in a run's artifacts, ``<name>.json``."""
         table = {"columns": list(header), "data": [list(row) for row in rows]}
         self._put({"table": table, "name": f"{name}.json"})
+
+    def describe(self, text: str) -> None:
+        """Set the description that MLflow shows, in Markdown."""
+        self.log_tags({MLFLOW_RUN_NOTE: text})
 
     def log_data(self, x: np.ndarray, y: np.ndarray, *, name: str, digest: str) -> None:
         """Name the training data as the run's input, by its content digest."""
@@ -582,8 +629,8 @@ def link(parent: str, run: str, *, name: str) -> None:
     MlflowClient().set_tag(parent, f"{_LINKED}{run}", name)
 
 
-def children_of(parent: str) -> list[Any]:
-    """Return the runs of a sweep that a command named.
+def sweep_of(parent: str) -> tuple[Any, list[Any]]:
+    """Return a sweep's parent and its runs.
 
     Raises
     ------
@@ -592,20 +639,12 @@ def children_of(parent: str) -> list[Any]:
     """
     try:
         found = children(parent)
+        about = MlflowClient().get_run(parent)
     except MlflowException:
-        found = []
+        found, about = [], None
     if not found:
         raise ConfigError("compare.sweep", parent, "is not the id of a sweep with runs")
-    return found
-
-
-def told(failed: Sequence[Any]) -> list[str]:
-    """Say of runs that did not finish what became of them, a line each."""
-    unknown = "it was stopped, or its process died"
-    return [
-        f"{run.info.run_name} {run.info.status}: {run.data.tags.get('error', unknown)}"
-        for run in failed
-    ]
+    return about, found
 
 
 def latest_sweep(experiment: str) -> str:
@@ -640,6 +679,18 @@ def record_folder(run: str, *, key: str) -> Path:
         raise ConfigError(
             key, run, "is neither the id of an MLflow run with a record nor a record folder"
         ) from None
+
+
+def page(experiment: str) -> str:
+    """Return where MLflow's pages show an experiment's runs in the view made for them."""
+    try:
+        found = MlflowClient().get_experiment_by_name(experiment)
+    except (MlflowException, requests.RequestException):
+        found = None
+    if found is None:
+        return ""
+    shown = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"/#/experiments/{found.experiment_id}/runs?{shown}"
 
 
 def reopen(run: str) -> Run | None:

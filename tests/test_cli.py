@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from servers import environment
 
 from pipeline.record import RunRecord
 
@@ -177,7 +178,7 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
     process = subprocess.Popen(
         [*PIPELINE, *many, "train.epochs=2000000", "train.log_every=100", "tracking.model=false"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env=environment(),
     )  # fmt: skip
     for line in process.stdout:
         if line.startswith("step "):

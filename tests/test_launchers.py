@@ -160,6 +160,36 @@ def test_ray_two_workers_a_failure_and_sigterm(tmp_path, start):
 
 
 @pytest.mark.slow
+def test_a_killed_ray_worker_ends_the_batch_but_not_the_books(tmp_path, start, call):
+    """Repeating the command runs what is missing and links what was finished."""
+    if not installed("hydra/launcher=ray"):
+        pytest.skip("the extra ray is not installed")
+    sweep = (*RAY, "train.epochs=100,150000,150001,200", *LONG[:1], *LONG[2:])
+    process = start(*sweep)
+    pids = workers(tmp_path, process, 2, finished=1)
+    os.kill(pids[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    status, children = books(tmp_path)
+    print(f"\nstarted 4, found {len(children)}: {children}")
+    assert process.returncode == 1, err
+    assert status == "FAILED"
+    assert "KILLED" in children
+    assert "RUNNING" not in children
+    assert "killed" in err
+    assert "Traceback" not in err
+    assert gone(pids)
+    done = children.count("FINISHED")
+    assert done >= 1
+    code, out, err = call(*sweep)
+    assert code == 0, err
+    assert len(query(tmp_path, "select 1 from tags where key like 'linked.%'")) == done
+    assert "4 of 4 done, 0 failed" in out
+    ends = query(tmp_path, "select status from runs")
+    assert ends.count(("FINISHED",)) == 4 + 1
+    assert ("RUNNING",) not in ends
+
+
+@pytest.mark.slow
 def test_interrupt_of_the_whole_group_closes_the_jobs_of_joblib(tmp_path, start):
     """As a terminal's Ctrl-C: every process gets it, the one idle worker too."""
     process = start(
@@ -179,16 +209,28 @@ def test_interrupt_of_the_whole_group_closes_the_jobs_of_joblib(tmp_path, start)
 
 
 @pytest.mark.slow
-def test_a_killed_joblib_worker_ends_the_batch_but_not_the_books(tmp_path, start):
-    process = start(*JOBLIB, "hydra.launcher.n_jobs=2", "seed=range(3)", *LONG)
-    pids = workers(tmp_path, process, 2)
+def test_a_killed_joblib_worker_ends_the_batch_but_not_the_books(tmp_path, start, call):
+    """Repeating the command runs only what is missing, from the checkpoints that are there."""
+    sweep = (*JOBLIB, "hydra.launcher.n_jobs=2", "train.epochs=100,150000,150001,200", *LONG[:1], *LONG[2:],
+             "train.checkpoint=0.3")  # fmt: skip
+    process = start(*sweep)
+    pids = workers(tmp_path, process, 2, finished=1)
+    while len(list(tmp_path.glob("outputs/checkpoints/*/checkpoint.json"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
     os.kill(pids[0], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert books(tmp_path) == ("FAILED", ["KILLED"] * 2)
+    assert books(tmp_path) == ("FAILED", ["FINISHED", "KILLED", "KILLED"])
     assert "killed" in err
-    assert "1 of 3 jobs never started" in err
+    assert "1 of 4 jobs never started" in err
     assert gone(pids)
+    code, out, err = call(*sweep)
+    assert code == 0, err
+    assert out.count("finished before, as run") == 1
+    assert out.count("goes on after epoch") == 2
+    ends = query(tmp_path, "select status from runs")
+    assert (ends.count(("FINISHED",)), ends.count(("KILLED",))) == (1 + 3 + 1, 2)
 
 
 @pytest.mark.slow

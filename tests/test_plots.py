@@ -700,3 +700,38 @@ def test_of_many_judged_pairs_the_worst_are_drawn_and_the_rest_counted(make):
     said = "6 of 8 pairs, the worst verdicts first; 2 left out (1 of them for want of numbers)"
     assert figure.get_suptitle() == said
     assert len(figures["ladder"].axes) == 2  # one pair, and its colours
+
+
+def member(make, backend, *, lr=0.001, seed=0, mse=0.5):
+    """A run of a sweep."""
+    record = make(backend, lr=lr)
+    record.about["config"]["seed"] = seed
+    record.about |= {"status": "FINISHED", "scores": {"mse": mse}, "time": {"train_s": mse + seed}}
+    return record
+
+
+def test_a_sweeps_pictures_have_a_panel_for_each_setting_and_a_dot_for_each_run(make):
+    rates = (0.001, 0.01, 0.1)
+    backends = ("torch", "tensorflow")
+    runs = [member(make, b, lr=lr, mse=i + lr) for i, b in enumerate(backends) for lr in rates]
+    figures = plots.sweep(runs)
+    assert list(figures) == ["curves", "sensitivity", "cost"]
+    curves = figures["curves"].axes
+    assert [axes.get_title(loc="left") for axes in curves] == [f"optimizer.lr={lr}" for lr in rates]
+    assert all(len(axes.lines) == 2 for axes in curves)
+    rate, backend = sorted(figures["sensitivity"].axes, key=lambda a: a.get_xlabel() == "backend")
+    assert (rate.get_xlabel(), backend.get_xlabel()) == ("optimizer.lr", "backend")
+    dots = np.concatenate([found.get_offsets() for found in rate.collections])
+    assert sorted(map(tuple, dots.tolist())) == sorted(
+        (lr, i + lr) for i in range(2) for lr in rates
+    )
+    assert rate.get_xscale() == "log"
+    cost = np.concatenate([found.get_offsets() for found in figures["cost"].axes[0].collections])
+    assert sorted(cost[:, 1].tolist()) == sorted(run.about["scores"]["mse"] for run in runs)
+
+
+def test_a_sweep_over_seeds_has_no_curves_of_its_own(make):
+    both = [member(make, b, seed=s, mse=s + 1) for b in ("torch", "tensorflow") for s in range(3)]
+    assert list(plots.sweep(both)) == ["sensitivity", "cost"]
+    assert list(plots.sweep(both[:3])) == ["cost"]
+    assert plots.sweep(both[:2]) == {}

@@ -439,3 +439,34 @@ def test_scalar_traces_that_do_not_match_say_why(change):
     ((reason, *_),) = report.pair_summary(a, b)[1]
     assert reason.startswith("cannot be compared: ")
     assert html([a, b], pairs=[(a, b)])
+
+
+def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
+    runs = [make(backend, lr=lr) for lr in range(1, 13) for backend in ("torch", "tensorflow")]
+    pairs = [tuple(runs[i : i + 2]) for i in range(0, len(runs), 2)]
+    ladders = [ladder(WRONG, finding=FINDING), *(ladder() for _ in pairs[1:])]
+    board = (["backend.name", "mse"], [["torch", str(i)] for i in range(24)])
+    text = report.description(
+        runs, overrides=["backend=torch,tensorflow", "optimizer.lr=range(1, 13)"], jobs=25,
+        notes=["lr=3 FAILED: " + "x" * 1000], pairs=pairs, ladders=ladders, board=board,
+    )  # fmt: skip
+    assert text.startswith("**Sweep**, 25 jobs")
+    command = (
+        "python -m pipeline -m \\\n  backend=torch,tensorflow \\\n  'optimizer.lr=range(1, 13)'"
+    )
+    assert f"```\n{command}\n```" in text
+    assert "**Parity of 12 pairs:** 11 PASS, 1 FAIL." in text
+    assert text.count("- torch") == 1  # only what did not pass is listed
+    assert "first 8 of 24" in text
+    assert text.count("\n| torch | ") == 8
+    assert "\n| backend.name | mse |\n| --- | --- |\n" in text
+    assert "lr=3 FAILED: xxx" in text
+    assert len(text) < 5000  # what MLflow takes
+
+
+def test_verdicts_are_a_table_of_pairs():
+    a, b = make(), make("tensorflow")
+    header, rows = report.verdicts([a, b], [(a, b)], [ladder(WRONG, finding=FINDING)])
+    assert header == ["a", "b", "verdict", "why"]
+    assert rows[0][:3] == ["torch", "tensorflow", "FAIL"]
+    assert report.verdicts([a], [], []) == (header, [])

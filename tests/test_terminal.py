@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from pipeline import terminal
+from pipeline import report, terminal
 from tests.test_report import (
     ERRORS,
     FINDING,
@@ -48,6 +48,13 @@ def test_a_comparison_says_what_stood_in_for_the_parameters(capsys, runs):
     sentence = "ABSTAIN: gradients cannot be judged: other bits, and no evidence; "
     assert f"{sentence}python -m pipeline 'stages=[probe]' {where}.\n" in shown
     assert ("Without a partner: numpy" in shown) == (runs == 3)
+
+
+def test_leftovers_stay_a_line():
+    named = [f"run {i}" for i in range(100)]
+    assert report.leftovers(named[:2], pairs=1) == "Without a partner: run 0; run 1"
+    assert report.leftovers(named, pairs=1).endswith("run 7; 92 more are in parity.json")
+    assert report.leftovers(named, pairs=0).startswith("No two of the 100 runs are a pair")
 
 
 def printed(monkeypatch, capsys, found, *, width, color_system=None):

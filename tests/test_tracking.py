@@ -140,15 +140,25 @@ def test_comparing_what_is_recorded(sweep):
     folder, _, parent, children = sweep
     ids = ",".join(run.info.run_id for run in children.values())
     compare = [sys.executable, "-m", "pipeline", "stages=[compare]"]
+    rebuilt = ("report.html", "parity.json", "differences.json", "verdicts.json", "plots/ulps.png")
+    for name in rebuilt:
+        artifact(parent, name).unlink()
+    client, note = mlflow.MlflowClient(), "mlflow.note.content"
+    assert "**Parity of 1 pair:** 1 PASS." in parent.data.tags[note]
+    client.delete_tag(parent.info.run_id, note)
     for choice, code in (
         ([f"compare.runs=[{ids}]"], 0),  # the sweep has probed this pair
-        (["compare.sweep=latest", "parity.rtol=1e-3"], 0),
+        (["compare.sweep=latest"], 0),
         ([f"compare.sweep={parent.info.run_id}", "parity.atol=0", "parity.rtol=0"], 1),
     ):
         done = subprocess.run([*compare, *choice], cwd=folder, capture_output=True, text=True)
         assert done.returncode == code, done.stdout + done.stderr
+    assert all(artifact(parent, name).is_file() for name in rebuilt)
+    again = client.get_run(parent.info.run_id).data.tags
+    assert again[note] == parent.data.tags[note]
+    assert again["parity.verdict"] == "PASS"  # another tolerance says nothing about the sweep
     for run in children.values():
-        tags = mlflow.MlflowClient().get_run(run.info.run_id).data.tags
+        tags = client.get_run(run.info.run_id).data.tags
         twin = next(other.info.run_id for other in children.values() if other is not run)
         assert (tags["parity.verdict"], tags["parity.twin"]) == ("PASS", twin)
     damaged = children["torch"]

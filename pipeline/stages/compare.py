@@ -123,7 +123,7 @@ def compare(
     pairs, alone = paired(records, together=together)
     if alone:
         named = dict(zip(map(id, records), plots.names(records), strict=True))
-        notes.append(f"Without a partner: {'; '.join(named[id(record)] for record in alone)}")
+        notes.append(report.leftovers([named[id(r)] for r in alone], pairs=len(pairs)))
     ladders = [
         judge(a, b, evidence=evidence(a, b), rtol=rtol, atol=atol, hint=hint) for a, b in pairs
     ]
