@@ -43,8 +43,12 @@ _exit = 0
 _received: int | None = None
 
 
+# A terminal that is closed sends the last, which some systems do not have.
+_STOPPING = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
+
+
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled as Ctrl-C is, but for the exit code."""
+    """SIGTERM or SIGHUP arrived; handled as Ctrl-C is, but for the exit code."""
 
 
 def main() -> None:
@@ -60,8 +64,9 @@ def main() -> None:
         code = _exit
     except KeyboardInterrupt:
         interrupted = True
-        code = 143 if _received == signal.SIGTERM else 130
-        _say("stopped by SIGTERM" if code == 143 else "stopped by Ctrl-C")
+        number = signal.Signals(_received or signal.SIGINT)
+        code = 128 + number
+        _say(f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}")
     except BaseException as error:
         code = _code(error)
     if code == 0 or sweep.is_open():
@@ -70,7 +75,8 @@ def main() -> None:
             code = code or closing
         except BaseException as error:
             code = code or _code(error) or 1
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     sys.exit(code)
 
 
@@ -391,23 +397,25 @@ def _no_empty_folder(folder: Path) -> Any:
 
 
 def _catch_signals() -> None:
-    """Turn the first SIGINT or SIGTERM into an exception and ignore what follows."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _stop)
+    """Turn the first signal to stop into an exception and ignore what follows."""
+    for each in _STOPPING:
+        if each.name != "SIGHUP" or signal.getsignal(each) != signal.SIG_IGN:  # as under nohup
+            signal.signal(each, _stop)
 
 
 def _stop(number: int, frame: Any) -> None:
     """Signal handler: let jobs elsewhere end, which their launcher would kill, then raise."""
     global _received
     _received = number  # Ray raises a plain KeyboardInterrupt instead of what a handler raised
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in _STOPPING:
         signal.signal(each, signal.SIG_IGN)
     sweep.stop_jobs()
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def _say(text: str) -> None:
-    print(f"twingrad: {redact(' '.join(text.split()))}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"twingrad: {redact(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
 def _code(error: BaseException) -> int:

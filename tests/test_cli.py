@@ -171,7 +171,7 @@ def test_bad_member_of_a_sweep_is_a_failed_job(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "code", "sweep"),
-    [(signal.SIGTERM, 143, False), (signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)],
+    [(signal.SIGHUP, 129, False), (signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)],
 )
 def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep):
     many = ["-m", "seed=0,1"] if sweep else []

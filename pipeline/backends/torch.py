@@ -173,10 +173,11 @@ def train(
     kept = update.slots if loop == "manual" else ()  # the framework's own optimizers hide theirs
     layouts = {name: partial(to_neutral, p, leading=1) for name, p in placed.items()}
     trace.bind(_stack, layouts, slots=kept)
-    make_step = {"manual": _manual, "native": _native}[loop]
-    step, numbers = make_step(model, parameters, loss, loss_settings, update)
+    compiled = execution == "compiled"
+    makers: dict[str, Callable] = {"manual": partial(_manual, compiled=compiled), "native": _native}
+    step, numbers = makers[loop](model, parameters, loss, loss_settings, update)
     as_scalars: Callable[[Mapping[str, float]], Mapping[str, Any]] = dict
-    if execution == "compiled":
+    if compiled:
         whole = loop == "manual"
         step, as_scalars = _compile(step, whole), partial(_scalars, like=parameters[0])
     slots = [tuple(torch.zeros_like(p) for _ in update.slots) for p in parameters]
@@ -216,10 +217,14 @@ def _manual(
     loss: str,
     loss_settings: Mapping[str, Any],
     update: Update,
+    compiled: bool,
 ) -> tuple[Callable, Callable]:
     """Return the article's step: forward, autodiff, and an update written by hand."""
     loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
     rule = update.rule(sqrt=torch.sqrt)
+    weights = [p.detach() for p in parameters]  # the same memory, outside of autodiff
+    if compiled:  # a graph must not know that memory by two names
+        rule, weights = torch.no_grad()(rule), [*parameters]
 
     def step(parts, scalars, slots):
         values = []
@@ -230,12 +235,11 @@ def _manual(
             value.backward()  # adds to what is there
             values.append(value.detach())
         gradients, new_slots = [p.grad for p in parameters], []
-        with torch.no_grad():
-            used = update.clipped(gradients, ops=OPS)
-            for p, g, s in zip(parameters, used, slots, strict=True):
-                _, s = rule(p, g, s, **scalars)
-                new_slots.append(s)
-                p.grad = None
+        used = update.clipped(gradients, ops=OPS)
+        for p, w, g, s in zip(parameters, weights, used, slots, strict=True):
+            _, s = rule(w, g, s, **scalars)
+            new_slots.append(s)
+            p.grad = None
         return values[0] if len(values) == 1 else sum(values), gradients, new_slots
 
     return step, update.scalars

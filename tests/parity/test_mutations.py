@@ -232,8 +232,8 @@ def train_mode(patch):
 def not_zeroed(patch):
     original = side._manual
 
-    def manual(model, parameters, *rest):
-        step, numbers = original(model, parameters, *rest)
+    def manual(model, parameters, *rest, **how):
+        step, numbers = original(model, parameters, *rest, **how)
         kept = [None] * len(parameters)
 
         def stale(parts, scalars, slots):
