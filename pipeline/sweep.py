@@ -13,6 +13,7 @@ sweep while it runs, and watches for the file ``stop`` there. Launchers would ki
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import shutil
@@ -29,6 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from pipeline import search, storage
@@ -59,6 +61,8 @@ class OpenParent(Callback):
         """Create the store and the parent run before any job starts."""
         try:
             jobs, fixed = _checked(config)
+            if jobs is not None:  # Hydra would compose every member again, one after the other
+                setattr(Sweeper, "validate_batch_is_legal", lambda sweeper, batch: None)  # noqa: B010
             with flag_override(config.hydra, ["struct", "readonly"], [False, False]):
                 _ready_launcher(config)
                 _name_by_what_is_swept(config, fixed)
@@ -74,8 +78,8 @@ class OpenParent(Callback):
 def _checked(config: DictConfig) -> tuple[int | None, list[str]]:
     """Compose what the sweep asks for, before anything is created.
 
-    The first value of everything that is swept, then each other option of a swept group: so an
-    unknown key or option is found without composing every member.
+    Every choice of options of the swept groups, each with the first value of all else: so whatever
+    a composition refuses is found without composing every member.
 
     Returns
     -------
@@ -107,13 +111,15 @@ def _checked(config: DictConfig) -> tuple[int | None, list[str]]:
         choices[key], groups[key] = values, override.key_or_group
     if searching:
         search.check(config, any(len(values) > 1 for values in choices.values()), given)
-    first = {key: values[0] for key, values in choices.items()}
-    members = [first]
-    for key, values in choices.items():
-        if loader.get_group_options(groups[key]):
-            members += [{**first, key: value} for value in values[1:]]
-    for member in members:
-        loader.load_sweep_config(config, [f"{key}={value}" for key, value in member.items()])
+    kinds = [
+        [
+            f"{key}={value}"
+            for value in (values if loader.get_group_options(groups[key]) else values[:1])
+        ]
+        for key, values in choices.items()
+    ]
+    for member in itertools.product(*kinds):
+        loader.load_sweep_config(config, list(member))
     return None if searching else math.prod(map(len, choices.values())), fixed
 
 
@@ -464,7 +470,8 @@ def left_by(
     for child in children:
         name, status = child.info.run_name, child.info.status
         try:
-            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, key="run")))
+            place = {"key": "run", "artifacts": child.info.artifact_uri}
+            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, **place)))
         except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
             if status == "FINISHED":
                 unreadable[child.info.run_id] = f"{error} ({name})"

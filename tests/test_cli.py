@@ -179,6 +179,7 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
         [*PIPELINE, *many, "train.epochs=2000000", "train.log_every=100", "tracking.model=false"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these may run under nohup
     )  # fmt: skip
     for line in process.stdout:
         if line.startswith("step "):
