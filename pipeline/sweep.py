@@ -470,8 +470,7 @@ def left_by(
     for child in children:
         name, status = child.info.run_name, child.info.status
         try:
-            place = {"key": "run", "artifacts": child.info.artifact_uri}
-            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, **place)))
+            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, key="run")))
         except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
             if status == "FINISHED":
                 unreadable[child.info.run_id] = f"{error} ({name})"

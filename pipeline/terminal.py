@@ -134,7 +134,8 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         out.print(_table(header, rows, title=f"{named[id(a)]} against {b.label()}"))
         _judged(out, ladder)
     for run, why in result.unreadable.items():
-        out.print(Text.assemble(("ERROR", _COLOURS["ERROR"]), f": {run} cannot be read: {why}"))
+        line = Text.assemble(("ERROR", _COLOURS["ERROR"]), f": {run} cannot be read: {why}")
+        out.print(line, soft_wrap=not out.is_terminal)
     if result.alone:
         alone = [named[id(record)] for record in result.alone]
         out.print(Text(report.leftovers(alone, pairs=len(result.pairs))))

@@ -47,7 +47,6 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_LOGGED_ARTIFACTS,
@@ -665,18 +664,15 @@ def latest_sweep(experiment: str) -> str:
     return str(runs[0].info.run_id)
 
 
-def record_folder(run: str, *, key: str, artifacts: str = "") -> Path:
+def record_folder(run: str, *, key: str) -> Path:
     """Return where a run's record lies: a folder given as such, or a run's artifact.
-
-    Where the URI of its artifacts is known and of this machine, nobody need be asked.
 
     Raises
     ------
     ConfigError
         If there is no such run, or it holds no record.
     """
-    local = local_file_uri_to_path(artifacts) if artifacts.startswith("file:") else run
-    here = found_in(Path(local))
+    here = found_in(Path(run))
     if here is not None:
         return here
     try:
