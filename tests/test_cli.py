@@ -62,6 +62,7 @@ def query(cwd, sql):
         (["stages=[compare]", "compare.runs=[a,b]"], ["no such store"]),
         (["stages=[compare]"], ["compare.runs"]),
         (["-m", "backend=torch,tensorflow", "optimizer.foo=1"], ["optimizer.foo"]),
+        (["-m", "optimizer=adam,gd", "optimizer.beta1=0.8,0.9"], ["optimizer.beta1", "unknown"]),
         (["optimizer.foo=1", "-m", "backend=torch,tensorflow"], ["optimizer.foo"]),
     ],
 )

@@ -304,6 +304,16 @@ def test_curves_told_while_training_are_not_told_again(tmp_path, tracked):
     assert [t for *_, t in rows] == sorted(t for *_, t in rows)
 
 
+def test_a_level_curve_is_two_points(tmp_path, tracked):
+    with tracked() as run:
+        level, bent = np.ones(50), np.ones(50)
+        bent[20] = 2
+        run.log_series({"level": level, "bent": bent}, steps=np.arange(1, 51), points=100)
+    rows = query(tmp_path / "mlflow.db", "select key, step from metrics order by step")
+    assert [step for key, step in rows if key == "level"] == [1, 50]
+    assert len([step for key, step in rows if key == "bent"]) == 50
+
+
 # ---- The spool itself ------------------------------------------------------------------------
 
 
