@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -121,9 +121,18 @@ def overview(record: RunRecord, dataset: Dataset) -> Figure:
         drawings.append(partial(_draw_residuals, curves=curves, dataset=dataset))
     for _, said in _classified([record], dataset):
         drawings.append(partial(_draw_confusion, said=said, dataset=dataset))
-    figure = _new(4.6 * max(1, len(drawings)), 4.2)
+    columns = max(1, len(drawings))
+    wide, high = 4.6 * columns, 4.2
+    if dataset.classes is None:  # to measure every label takes half as long as to draw it all
+        figure = _new(wide, high, layout=None)
+        figure.subplots_adjust(
+            left=0.85 / wide, right=1 - 0.2 / wide, bottom=0.55 / high, top=1 - 0.85 / high,
+            wspace=1.05 * columns / (wide - 1.05 * columns),
+        )  # fmt: skip
+    else:  # their names may be long
+        figure = _new(wide, high)
     for i, draw in enumerate(drawings):
-        draw(figure.add_subplot(1, len(drawings), i + 1))
+        draw(figure.add_subplot(1, columns, i + 1))
     if not drawings:
         figure.text(0.5, 0.5, "the run kept nothing to draw", ha="center", fontsize=10)
     figure.suptitle(_heading(record), fontsize=10)
@@ -1152,11 +1161,13 @@ def _binned(apart: np.ndarray) -> np.ndarray:
 # The look
 
 
-def _new(width: float, height: float) -> Figure:
+def _new(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
     """Return an empty figure; sizes in inches."""
     from matplotlib.figure import Figure  # not at the top: half a second that most commands save
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def _heading(record: RunRecord) -> str:

@@ -470,7 +470,8 @@ def left_by(
     for child in children:
         name, status = child.info.run_name, child.info.status
         try:
-            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, key="run")))
+            place = {"key": "run", "artifacts": child.info.artifact_uri}
+            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, **place)))
         except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
             if status == "FINISHED":
                 unreadable[child.info.run_id] = f"{error} ({name})"

@@ -47,6 +47,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_LOGGED_ARTIFACTS,
@@ -664,15 +665,18 @@ def latest_sweep(experiment: str) -> str:
     return str(runs[0].info.run_id)
 
 
-def record_folder(run: str, *, key: str) -> Path:
+def record_folder(run: str, *, key: str, artifacts: str = "") -> Path:
     """Return where a run's record lies: a folder given as such, or a run's artifact.
+
+    Where the URI of its artifacts is known and of this machine, nobody need be asked.
 
     Raises
     ------
     ConfigError
         If there is no such run, or it holds no record.
     """
-    here = found_in(Path(run))
+    local = local_file_uri_to_path(artifacts) if artifacts.startswith("file:") else run
+    here = found_in(Path(local))
     if here is not None:
         return here
     try:

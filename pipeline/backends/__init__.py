@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ def names() -> list[str]:
     return sorted(found - {"__init__", "base"})
 
 
+@functools.cache
 def traits(name: str) -> dict[str, Any]:
     """Read a backend's constants (``LOOPS``, ``XLA``, ...) from its source, without importing it.
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import config, data, leaderboard, plots, report, storage
 from pipeline.parity import distance
@@ -15,6 +16,9 @@ from pipeline.parity.equivalence import Equivalence
 from pipeline.parity.ladder import WORST, Evidence, Ladder, judge
 from pipeline.record import RunRecord
 from pipeline.stages.check import made
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Pair = tuple[RunRecord, RunRecord]
 
@@ -143,19 +147,16 @@ def compare(
             figures = plots.comparison(members, dataset, pairs=[pair for pair, _ in judged])
         figures |= plots.parity(judged)
         part = folder / "plots" if len(groups) == 1 else folder / "plots" / digest[:8]
-        plots.save(figures, part, formats=formats)
         images |= {
-            name if len(groups) == 1 else f"{name} ({digest[:8]})": plots.png(figure)
-            for name, figure in figures.items()
+            name if len(groups) == 1 else f"{name} ({digest[:8]})": image
+            for name, image in _saved(figures, part, formats=formats).items()
         }
     board: report.Table = ([], [])
     equal: dict[str, Equivalence] = {}
     if len(records) > 2:
         board = leaderboard.leaderboard(records)
         equal = dict(leaderboard.over_seeds(records, margin=margin)) if margin else {}
-        figures = plots.sweep(records)
-        plots.save(figures, folder / "plots", formats=formats)
-        images = {name: plots.png(figure) for name, figure in figures.items()} | images
+        images = _saved(plots.sweep(records), folder / "plots", formats=formats) | images
     text = report.render(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
         board=board, equal=equal,
@@ -176,6 +177,17 @@ def compare(
         records=records, pairs=pairs, alone=alone, ladders=ladders, folder=folder, board=board,
         equal=equal, unreadable=unreadable,
     )  # fmt: skip
+
+
+def _saved(
+    figures: Mapping[str, Figure], folder: Path, *, formats: Sequence[str]
+) -> dict[str, bytes]:
+    """Save figures, and return each one as the bytes of a PNG file, drawn once."""
+    plots.save(figures, folder, formats=formats)
+    return {
+        name: (folder / f"{name}.png").read_bytes() if "png" in formats else plots.png(figure)
+        for name, figure in figures.items()
+    }
 
 
 def alike(a: RunRecord, b: RunRecord) -> bool:

@@ -72,7 +72,7 @@ def books(lab, server, *, jobs):
         steps = [step for step, _ in rows]
         assert steps == sorted(set(steps))
         assert (steps[0], steps[-1]) == (1, record.steps)
-        assert len(steps) > 900
+        assert len(steps) > 290
         assert [v for _, v in rows] == record.arrays["loss"][np.array(steps) - 1].tolist()
         (mse,) = lab.query("select value from metrics where key='eval/mse' and run_uuid ="
                            f" '{record.about['run']}'", server.store)  # fmt: skip
