@@ -161,8 +161,13 @@ def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndar
             f"data={dataset.name} is scored by {', '.join(allowed)}",
         )  # fmt: skip
     _check_size(settings, dataset)
-    size = train.batch or rows
-    updates = train.epochs * -(-rows // (size * settings.optimizer.accumulate))
+    size, accumulate = train.batch or rows, settings.optimizer.accumulate
+    if accumulate > (batches := -(-rows // size)):
+        raise ConfigError(
+            "optimizer.accumulate", accumulate,
+            f"an epoch has {batches} batch{'es' if batches > 1 else ''}, and no update spans two",
+        )  # fmt: skip
+    updates = train.epochs * -(-rows // (size * accumulate))
     _check_rates(settings, updates=updates)
     spec = models.spec(settings.model.name)
     for key, value in getattr(spec, "NOT_ALONE", {}).items():

@@ -49,6 +49,10 @@ IMAGES = ("data=digits", "data.layout=image", "loss=cross_entropy")
          "schedule.name=exponential: makes the rate infinite within 500 updates"),
         (("schedule=step", "schedule.factor=10", "schedule.every=1", "optimizer.lr=1e200"),
          "schedule.name=step: makes the rate infinite within 500 updates"),
+        (("optimizer.accumulate=2",),
+         "optimizer.accumulate=2: an epoch has 1 batch, and no update spans two"),
+        (("train.batch=64", "optimizer.accumulate=5"),
+         "optimizer.accumulate=5: an epoch has 4 batches, and no update spans two"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(overrides, says):
