@@ -24,6 +24,7 @@ _COLOURS = {"PASS": "green", "ABSTAIN": "yellow", "FAIL": "bold red", "ERROR": "
 _WIDE = 130  # columns of a terminal from which on a ladder says in its rows where bounds are from
 
 _MOST_LADDERS = 4  # of more pairs, a line each
+_MOST_ROWS = 40  # of a table of more runs than that, half as many
 
 
 def console() -> Console:
@@ -56,6 +57,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) 
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def _listed(
+    out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str
+) -> None:
+    """Print a table of runs; of hundreds, the first ones and how many more there are."""
+    shown = rows if len(rows) <= _MOST_ROWS else rows[: _MOST_ROWS // 2]
+    out.print(_table(header, shown, title=title))
+    if len(rows) > len(shown):
+        out.print(Text(f"  {len(rows) - len(shown)} more are in the report.\n"))
 
 
 def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
@@ -112,12 +123,12 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
     out = console()
     header, rows = report.summary(result.records)
     if len(rows) > 2 or out.width < 140:
-        out.print(_table(header, rows, title="Runs"))
+        _listed(out, header, rows, title="Runs")
     else:  # few runs with many numbers read better side by side
         turned = [list(column) for column in zip(header, *rows, strict=True)]
         out.print(_table(turned[0], turned[1:], title="Runs"))
     if result.board[1]:
-        out.print(_table(*result.board, title="Leaderboard"))
+        _listed(out, *result.board, title="Leaderboard")
     for name, test in result.equal.items():
         out.print(Text(f"{name}: {test.sentence()}"))
     named = dict(zip(map(id, result.records), names(result.records), strict=True))

@@ -50,6 +50,19 @@ def test_a_comparison_says_what_stood_in_for_the_parameters(capsys, runs):
     assert ("Without a partner: numpy" in shown) == (runs == 3)
 
 
+@pytest.mark.parametrize(("runs", "shown"), [(40, 40), (41, 20)])
+def test_of_hundreds_of_runs_the_first_are_listed(capsys, runs, shown):
+    rows = [[f"setting {i}", "0.5"] for i in range(runs)]
+    result = SimpleNamespace(
+        records=[scalars()], pairs=[], ladders=[], alone=[], board=(["lr", "mse"], rows),
+        equal={}, unreadable={},
+    )  # fmt: skip
+    terminal.comparison(result, notes=[])
+    text = capsys.readouterr().out
+    assert text.count("setting") == shown
+    assert (f"{runs - shown} more are in the report." in text) == (runs > shown)
+
+
 def test_leftovers_stay_a_line():
     named = [f"run {i}" for i in range(100)]
     assert report.leftovers(named[:2], pairs=1) == "Without a partner: run 0; run 1"
