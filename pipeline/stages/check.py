@@ -150,9 +150,11 @@ def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndar
     if train.batch is not None and train.batch > rows:
         raise ConfigError("train.batch", train.batch, f"the training set has {rows} samples")
     if train.evaluate_every is not None and "x_val" not in dataset.arrays:
+        sizes = (key for key in ("validation", "n_val") if key in settings.data.settings)
+        instead = next((f"data.{key} makes one" for key in sizes), "null asks for no score")
         raise ConfigError(
             "train.evaluate_every", train.evaluate_every,
-            f"data={dataset.name} has no validation set here",
+            f"data={dataset.name} has no validation set here; {instead}",
         )  # fmt: skip
     allowed = metrics.REGRESSION if dataset.classes is None else metrics.CLASSES
     if train.monitor is not None and train.monitor not in allowed:
