@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,7 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
                 with sweep.job(name) as job:
                     found = _run(
                         _values(cfg), folder=folder, name=name, parent=parent,
-                        resume=not cfg.sweep.rerun, progress=job.progress,
+                        resume=not cfg.sweep.rerun, progress=job.progress, note=job.note,
                     )  # fmt: skip
                     if search.wanted(HydraConfig.instance().cfg):  # type: ignore[arg-type]
                         return search.value(found or RunRecord.load(folder / "record"), metric)
@@ -196,6 +196,7 @@ def _run(
     parent: str | None,
     resume: bool,
     progress: Progress | None = None,
+    note: Callable[[str], None] = print,
 ) -> Any:
     """Check a config whole, then run it, here or in a process of its own.
 
@@ -206,7 +207,7 @@ def _run(
 
     dataset, first = samples_and_start(settings)
     if parent is not None and resume:
-        known = _linked(settings, values, dataset, name=name, parent=parent)
+        known = _linked(settings, values, dataset, name=name, parent=parent, note=note)
         if known is not None:
             return known
     from pipeline import terminal
@@ -229,7 +230,10 @@ def _run(
     return record if record.arrays else None
 
 
-def _linked(settings: Config, values: Any, dataset: Any, *, name: str, parent: str) -> Any:
+def _linked(
+    settings: Config, values: Any, dataset: Any, *, name: str, parent: str,
+    note: Callable[[str], None],
+) -> Any:  # fmt: skip
     """Return the record of the same job if it was finished before, and link it to the sweep."""
     from pipeline import tracking
     from pipeline.stages.run import load_record, same_job
@@ -245,7 +249,7 @@ def _linked(settings: Config, values: Any, dataset: Any, *, name: str, parent: s
     except ConfigError:  # its record is gone: run it again
         return None
     tracking.link(parent, done, name=name)
-    print(f"{name}: finished before, as run {done}; sweep.rerun=true runs it again", flush=True)
+    note(f"finished before, as run {done}; sweep.rerun=true runs it again")
     return record
 
 

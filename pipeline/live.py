@@ -54,7 +54,7 @@ class Job:
         self._lines = lines
         self._about: dict[str, Any] = {
             "name": name, "state": "running", "host": socket.gethostname(), "pid": os.getpid(),
-            "start": time.time(), "end": None, "step": 0, "total": 0, "loss": None,
+            "start": time.time(), "end": None, "step": 0, "total": 0, "loss": None, "note": "",
         }  # fmt: skip
 
     def _tell(self, **news: Any) -> None:
@@ -78,6 +78,10 @@ class Job:
             with contextlib.suppress(OSError, ValueError):  # what a process of its own told
                 self._about |= json.loads(self._file.read_text())
             self._tell(state=state, end=time.time())
+
+    def note(self, text: str) -> None:
+        """Say why there was nothing to do."""
+        self._tell(note=text)
 
     @contextlib.contextmanager
     def progress(self, steps: int) -> Iterator[Callable[[int, float], None]]:
@@ -172,7 +176,8 @@ class Board:
                 continue
             took = f" in {span(state['end'] - state['start'])}" if state["end"] else ""
             counted = counts(self._states, total=self._total, now=time.time())
-            yield f"job {number} {state['state']}{took}: {state['name']}  ({counted})"
+            note = f", {state['note']}" if state["note"] else ""
+            yield f"job {number} {state['state']}{took}: {state['name']}{note}  ({counted})"
 
     def close(self) -> None:
         """Show the last of it, and give the terminal back."""
@@ -335,7 +340,8 @@ def table(
             step = f"{state['step']}/{state['total']}" if state["total"] else "starts"
         loss = "" if state["loss"] is None else f"{state['loss']:.4g}"
         took = span((state["end"] or now) - state["start"])
-        jobs.add_row(str(number), Text(state["name"]), bar, step, loss, took)
+        name = f"{state['name']}, {state['note']}" if state["note"] else state["name"]
+        jobs.add_row(str(number), Text(name), bar, step, loss, took)
     over = Table.grid(padding=(0, 2, 0, 0))
     whole = ProgressBar(total=max(total, 1), completed=len(ended), width=24)
     counted = counts(states, total=total, now=now)

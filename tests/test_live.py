@@ -33,12 +33,12 @@ def shown(states, *, total, now=100.0, rows=20, width=100):
 def state(kind="running", **more):
     usual = {"name": "seed=0", "state": kind, "host": "h", "pid": 1, "start": 0.0, "step": 0}
     ended = None if kind in ("running", "killed") else 50.0
-    return {**usual, "total": 0, "loss": None, "end": ended, **more}
+    return {**usual, "total": 0, "loss": None, "note": "", "end": ended, **more}
 
 
 def test_a_table_says_what_runs_what_ended_and_how_long_it_takes():
     states = {
-        0: state("done", total=500, name="seed=0"),
+        0: state("done", total=500, name="seed=0", note="finished before"),
         1: state("failed", name="seed=1", end=10.0),
         2: state(total=1000, step=500, loss=0.12345, name="seed=2", start=40.0),
         3: state(name="seed=3", start=98.0),
@@ -54,6 +54,7 @@ def test_a_table_says_what_runs_what_ended_and_how_long_it_takes():
     assert rows["2"].endswith("1 min")
     assert "starts" in rows["3"]
     assert "failed" in rows["1"]
+    assert "seed=0, finished before" in rows["0"]
     assert "done" in rows["0"]
 
 
