@@ -34,7 +34,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from pipeline import search, storage
-from pipeline.config import ConfigError, parse
+from pipeline.config import Config, ConfigError, parse
 from pipeline.parity.ladder import WORST
 from pipeline.record import RunRecord
 from pipeline.spool import redact
@@ -98,6 +98,9 @@ def _checked(config: DictConfig) -> tuple[int | None, list[str]]:
     fixed = []
     for override in OverridesParser.create(config_loader=loader).parse_overrides(given):
         key = override.get_key_element()
+        line = str(override.input_line).partition("=")
+        if override.key_or_group in ("run", "resume") and override.value() is not None:
+            raise ConfigError(line[0], line[2], "names one run, which is no sweep")
         if not override.is_sweep_override():
             values = [str(override.get_value_element_as_str())]
             fixed.append(override.key_or_group)
@@ -106,9 +109,11 @@ def _checked(config: DictConfig) -> tuple[int | None, list[str]]:
         elif searching:
             values = [str(override.value().start)]  # type: ignore[union-attr]
         else:
-            line = str(override.input_line).partition("=")
             raise ConfigError(line[0], line[2], "an interval is searched: hydra/sweeper=optuna")
+        if not values:
+            raise ConfigError(line[0], line[2], "has no values")
         choices[key], groups[key] = values, override.key_or_group
+    _settings(config)
     if searching:
         search.check(config, any(len(values) > 1 for values in choices.values()), given)
     kinds = [
@@ -422,8 +427,7 @@ def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
     from pipeline import report, terminal, tracking
     from pipeline.stages.compare import compare
 
-    values: Any = OmegaConf.to_container(_without_hydra(_opened["config"]), resolve=True)
-    settings, jobs = parse(values), _opened["jobs"]
+    settings, jobs = _settings(_opened["config"]), _opened["jobs"]
     overrides = list(_opened["config"].hydra.overrides.task)
     records, unreadable, notes = left_by(children, jobs=jobs)
     if not records:
@@ -580,6 +584,12 @@ def _tag(result: Any) -> None:
         tracked = tracking.reopen(run)
         if tracked is not None:
             tracked.log_tags({"parity.verdict": worst, "parity.twin": twins})
+
+
+def _settings(config: DictConfig) -> Config:
+    """Return what all jobs have in common, typed; what is swept has its default there."""
+    values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
+    return parse(values)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

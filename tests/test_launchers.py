@@ -275,6 +275,9 @@ def test_a_search_continues_its_study(tmp_path, call):
         (["hydra/sweeper=optuna", "sweep.metric=eval/mse"], ["nothing to search"]),
         (["hydra/launcher=ray", "hydra.launcher.ray.init.address=127.0.0.1:9"], ["address", "answer"]),
         (["sweep=foo"], ["sweep=foo", "article_lr", "parity_matrix"]),
+        (["seed=0,1", "train.epochs=foo"], ["train.epochs=foo", "integer"]),
+        (["seed=range(0,0)"], ["seed=range(0,0)", "no values"]),
+        (["seed=0,1", "resume=abc"], ["resume=abc", "no sweep"]),
     ],
 )  # fmt: skip
 def test_bad_sweeps_are_one_line_and_leave_nothing(tmp_path, call, overrides, names):
