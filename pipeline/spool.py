@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 HOME = Path("outputs/spool")  # spools of runs without a folder, and pointers to those that wait
 Message = Mapping[str, Any]
 
-_PASSWORD = re.compile(r"://[^\s\"'/@:]*:[^\s\"']*@|://[^\s\"'/]*@")
+# A password may hold quotes, so a text between two URIs without a space may go with it.
+_PASSWORD = re.compile(r"://[^\s/@:]*:\S*@|://[^\s/]*@")
 _SECRET = re.compile(r"(?i)([?&;](?:\w*password|passwd|pwd|\w*token|secret|api_?key)=)[^&;\s\"']+")
 
 

@@ -150,6 +150,9 @@ def prepare(uri: str, *, started: bool = False, stale: float = 300.0) -> None:
 
 def _check(uri: str) -> None:
     """Create or reach a store and ask it something; raise `ConfigError` if that fails."""
+    if "@" in uri and not uri.startswith("sqlite:") and len(uri.split()) > 1:
+        shown = f"{uri.partition('://')[0]}://***"  # where its password ends nobody could tell
+        raise ConfigError("tracking.uri", shown, "must not hold a space; write it as %20")
     if uri.startswith(("http://", "https://")):
         try:
             requests.get(f"{uri.rstrip('/')}/health", timeout=5).raise_for_status()

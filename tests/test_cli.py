@@ -91,7 +91,10 @@ def test_a_job_that_breaks_before_its_run_opens_is_not_lost(tmp_path):
     assert query(tmp_path, "select status from runs") == [("FAILED",)] * 3
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////proc/no/x.db", "http://me:secret@127.0.0.1:9"])
+@pytest.mark.parametrize(
+    "uri",
+    ["sqlite:////proc/no/x.db", "http://me:secret@127.0.0.1:9", "http://me:a secret@127.0.0.1:9"],
+)
 def test_unusable_store_is_found_before_a_run_starts(tmp_path, uri):
     done = call(f"tracking.uri={uri}", cwd=tmp_path)
     assert done.returncode == 2

@@ -366,6 +366,7 @@ def test_a_full_disk_leaves_whole_lines_and_names_the_file(tmp_path, monkeypatch
         "failed: http://me:secret@host, again 'http://me:secret@host'",
         "https://host/x?token=secret&a=b", "mssql://host/db?user=me&password=secret",
         '["tracking.uri=http://me:secret@127.0.0.1:1"]',
+        "http://me:it'secret@host", 'http://me:a"secret@host', "'http://it'secret@host'",
     ],
 )  # fmt: skip
 def test_passwords_are_taken_out_of_any_text(text):
