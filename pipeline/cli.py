@@ -63,16 +63,15 @@ def main() -> None:
         _command()
         code = _exit
     except KeyboardInterrupt:
-        interrupted = True
-        number = signal.Signals(_received or signal.SIGINT)
-        code = 128 + number
-        _say(f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}")
+        interrupted, code = True, _stopped()
     except BaseException as error:
         code = _code(error)
     if code == 0 or sweep.is_open():
         try:
             closing = sweep.finish(interrupted=interrupted)
             code = code or closing
+        except KeyboardInterrupt:
+            code = _stopped()
         except BaseException as error:
             code = code or _code(error) or 1
     with contextlib.suppress(OSError):
@@ -415,6 +414,13 @@ def _stop(number: int, frame: Any) -> None:
         signal.signal(each, signal.SIG_IGN)
     sweep.stop_jobs()
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _stopped() -> int:
+    """Say which signal ended the command, and return the exit code it stands for."""
+    number = signal.Signals(_received or signal.SIGINT)
+    _say(f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}")
+    return 128 + number
 
 
 def _say(text: str) -> None:

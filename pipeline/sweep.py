@@ -394,6 +394,9 @@ def finish(*, interrupted: bool) -> int:
         missing = (_opened["jobs"] or 0) > len(children)
         if not failed and not interrupted and not missing:
             status, code = "FINISHED", worst
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
         tracking.close(parent.id, status)
     return code

@@ -200,6 +200,22 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
     assert len(record.arrays["param/w"]) == record.steps + 1
 
 
+def test_a_signal_during_the_report_stops_the_sweep(tmp_path):
+    program = (
+        "import os, signal; from pipeline import cli, sweep; "
+        "sweep._report = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT); cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-m", "seed=0,1", "backend=numpy", *SMALL],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert done.stderr == "twingrad: stopped by Ctrl-C\n"
+    assert sorted(query(tmp_path, "select status from runs")) == [
+        ("FINISHED",), ("FINISHED",), ("KILLED",),
+    ]  # fmt: skip
+
+
 def test_other_once_only_settings_get_their_own_process(tmp_path):
     done = call("-m", "backend=tensorflow", "backend.threads=1,2", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
