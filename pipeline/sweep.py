@@ -297,11 +297,12 @@ def stop_jobs() -> None:
     folder = _opened.get("running")
     if folder is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "stop").touch()
-    until = time.monotonic() + GRACE
-    while any(map(_runs, folder.iterdir())) and time.monotonic() < until:
-        time.sleep(0.05)
+    with contextlib.suppress(OSError):  # where nothing can be written, no job has begun
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "stop").touch()
+        until = time.monotonic() + GRACE
+        while any(map(_runs, folder.iterdir())) and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 def _runs(file: Path) -> bool:

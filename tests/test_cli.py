@@ -91,6 +91,13 @@ def test_a_job_that_breaks_before_its_run_opens_is_not_lost(tmp_path):
     assert query(tmp_path, "select status from runs") == [("FAILED",)] * 3
 
 
+def test_a_sweep_that_cannot_write_its_folder_leaves_no_parent(tmp_path):
+    done = call("-m", "seed=0,1", "hydra.sweep.dir=/proc/no", *SMALL, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "/proc/no" in done.stderr
+    assert query(tmp_path, "select lifecycle_stage from runs") == [("deleted",)]
+
+
 @pytest.mark.parametrize(
     "uri",
     ["sqlite:////proc/no/x.db", "http://me:secret@127.0.0.1:9", "http://me:a secret@127.0.0.1:9"],
