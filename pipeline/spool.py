@@ -174,6 +174,14 @@ def lags(folder: Path) -> bool:
     return False
 
 
+def holds_end_of(run: str, folder: Path) -> bool:
+    """Whether a spool, whoever owns it, is this run's and says that it ended."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (folder / "queue.jsonl").read_bytes().splitlines()
+        return _position(folder)[1] == run and any("end" in json.loads(line) for line in lines)
+    return False
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error, or the store behind it, says that a disk is full."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):

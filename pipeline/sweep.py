@@ -417,7 +417,8 @@ def _closed(parent: Any) -> list[Any]:
     from pipeline import tracking
 
     children = tracking.children(parent.id)
-    lost = [child.info.run_id for child in children if child.info.status == "RUNNING"]
+    running = [child.info.run_id for child in children if child.info.status == "RUNNING"]
+    lost = [run for run in running if not tracking.waits(run)]
     for run in lost:
         tracked = tracking.reopen(run)
         if tracked is not None:
@@ -473,7 +474,7 @@ def left_by(
     """
     from pipeline import tracking
 
-    usual = {"RUNNING": "it still runs"}
+    usual = {"RUNNING": "it still runs, or its end waits on disk for the store"}
     records, unreadable, notes = [], {}, []
     for child in children:
         name, status = child.info.run_name, child.info.status

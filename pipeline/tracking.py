@@ -1037,6 +1037,11 @@ def undelivered() -> list[Path]:
     return [folder for folder in spool.waiting() if spool.lags(folder) and _is_here(folder)]
 
 
+def waits(run: str) -> bool:
+    """Whether a run has ended, and only the store does not know it yet."""
+    return any(spool.holds_end_of(run, folder) for folder in spool.waiting())
+
+
 def recover(*, stale: float) -> list[str]:
     """Close the runs that nobody will close any more, with what they left; say which.
 

@@ -98,6 +98,15 @@ def test_a_sweep_that_cannot_write_its_folder_leaves_no_parent(tmp_path):
     assert query(tmp_path, "select lifecycle_stage from runs") == [("deleted",)]
 
 
+@pytest.mark.slow
+def test_a_run_whose_files_the_store_cannot_take_was_not_killed(tmp_path):
+    place = ("tracking.artifacts=/sys/no", "tracking.wait=1")
+    done = call("-m", "seed=0,1", "backend=numpy", *SMALL, *place, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "waits on disk" in done.stdout + done.stderr
+    assert query(tmp_path, "select value from tags where key='error'") == []
+
+
 @pytest.mark.parametrize(
     "uri",
     ["sqlite:////proc/no/x.db", "http://me:secret@127.0.0.1:9", "http://me:a secret@127.0.0.1:9"],
