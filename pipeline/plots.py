@@ -123,16 +123,22 @@ def overview(record: RunRecord, dataset: Dataset) -> Figure:
         drawings.append(partial(_draw_confusion, said=said, dataset=dataset))
     columns = max(1, len(drawings))
     wide, high = 4.6 * columns, 4.2
-    if dataset.classes is None:  # to measure every label takes half as long as to draw it all
-        figure = _new(wide, high, layout=None)
+    fixed = dataset.classes is None  # their names may be long
+    # To measure every label takes half as long as to draw it all.
+    figure = _new(wide, high, layout=None if fixed else "constrained")
+    if fixed:
         figure.subplots_adjust(
-            left=0.85 / wide, right=1 - 0.2 / wide, bottom=0.55 / high, top=1 - 0.85 / high,
-            wspace=1.05 * columns / (wide - 1.05 * columns),
+            left=1.05 / wide, right=1 - 0.2 / wide, bottom=0.55 / high,
+            wspace=1.25 * columns / (wide - 1.25 * columns),
         )  # fmt: skip
-    else:  # their names may be long
-        figure = _new(wide, high)
     for i, draw in enumerate(drawings):
         draw(figure.add_subplot(1, columns, i + 1))
+    if fixed:
+        legends = [axes.get_legend() for axes in figure.axes]
+        above = max((found.get_window_extent().height for found in legends if found), default=0)
+        figure.subplots_adjust(top=1 - (0.4 + above / figure.dpi) / high)
+        for axes in figure.axes:
+            axes.locator_params(axis="x", nbins=6)
     if not drawings:
         figure.text(0.5, 0.5, "the run kept nothing to draw", ha="center", fontsize=10)
     figure.suptitle(_heading(record), fontsize=10)
@@ -1186,6 +1192,7 @@ def _finish(axes: Axes, *, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, fontsize=10)
     axes.set_ylabel(ylabel, fontsize=10)
     axes.tick_params(which="both", labelsize=9)
+    axes.yaxis.get_offset_text().set_horizontalalignment("right")  # else below a legend
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -171,6 +171,45 @@ def test_what_a_partial_record_lacks_is_left_out(make, dataset, missing, left):
     plots.png(plots.overview(record, dataset))
 
 
+@pytest.mark.parametrize(
+    ("loss", "scale", "model"),
+    [
+        (np.linspace(0.0225012, 0.0225013, 30), 1.0, "linear"),
+        (np.geomspace(1, 1e-30, 30), 1e-9, "mlp"),
+        (np.append(np.geomspace(1, 1e35, 29), np.inf), 1e7, "linear"),
+        (np.append(np.geomspace(1e8, 1.001e8, 29), np.nan), 1e7, "mlp"),
+    ],
+)
+def test_all_text_of_an_overview_is_inside_it_and_none_lies_on_other(
+    make, dataset, loss, scale, model
+):
+    record = make("tensorflow", lr=0.00012345)
+    record.arrays["loss"] = loss
+    record.arrays |= {"val/step": np.arange(1, 31, 5), "val/mse": np.full(6, 0.5)}
+    record.about["config"]["model"]["name"] = model
+    arrays = {k: v * scale if k[0] == "y" else v for k, v in dataset.arrays.items()}
+    if model == "mlp":
+        record.arrays = {k: v for k, v in record.arrays.items() if k[:5] not in ("param", "last/")}
+        arrays |= {k: np.repeat(v, 2, axis=1) for k, v in arrays.items() if k[0] == "x"}
+        record.arrays["prediction"] = record.arrays["prediction"] * scale
+    figure = plots.overview(record, Dataset(name="d", arrays=arrays, facts=dataset.facts))
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 2
+    (heading,) = figure.texts
+    boxes = [heading.get_window_extent()]
+    for axes in figure.axes:
+        axis = axes.yaxis
+        ticks = [t for t in axes.get_xticklabels() if axes.get_xlim()[0] <= t.get_position()[0]
+                 <= axes.get_xlim()[1]]  # fmt: skip
+        parts = [axes.get_legend(), axis.label, axis.get_offset_text(), *ticks]
+        boxes += [part.get_window_extent() for part in parts]
+    boxes = [box for box in boxes if box.width]
+    for i, box in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
 def test_an_empty_record_still_has_an_overview(make, dataset):
     record = make()
     record.arrays.clear()
