@@ -247,7 +247,7 @@ def _linked(
         record = load_record(tracking.record_folder(done, key="run"), key="run")
     except ConfigError:  # its record is gone: run it again
         return None
-    tracking.link(parent, done, name=name)
+    tracking.link(parent, done, job=HydraConfig.get().job.num, name=name)
     note(f"finished before, as run {done}; sweep.rerun=true runs it again")
     return record
 

@@ -74,7 +74,7 @@ _CAPTIONS = {
 
 def leftovers(named: Sequence[str], *, pairs: int) -> str:
     """Return which runs have no partner, in a line; all of them are in ``parity.json``."""
-    if not pairs:
+    if not pairs and len(named) > 1:
         return f"No two of the {len(named)} runs are a pair: equal settings, another backend."
     more = len(named) - _MOST_LINES
     shown = [*named[:_MOST_LINES], *([f"{more} more are in parity.json"] if more > 0 else [])]

@@ -476,7 +476,7 @@ def left_by(
 
     usual = {"RUNNING": "it still runs, or its end waits on disk for the store"}
     records, unreadable, notes = [], {}, []
-    for child in children:
+    for child in {child.info.run_id: child for child in children}.values():
         name, status = child.info.run_name, child.info.status
         try:
             place = {"key": "run", "artifacts": child.info.artifact_uri}

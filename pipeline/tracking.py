@@ -83,7 +83,7 @@ came of it; `report.html` among its artifacts has everything.
 - `tags.parity.verdict = 'FAIL'` finds the pairs that disagree.
 - Curves are thinned; `record/` among a run's artifacts has every step.
 """
-_LINKED = "linked."  # in front of a run's id, in a tag of a parent that counts it too
+_LINKED = "linked."  # then a job's number and a run's id: a tag of a parent that counts it too
 _PARAM_LIMIT, _BATCH_METRICS, _BATCH_OTHERS = 6000, 800, 100  # 1000 of all kinds in a call
 _HEARTBEAT = "heartbeat"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE")
@@ -581,9 +581,10 @@ def remove(run_id: str) -> None:
 
 
 def children(parent: str) -> list[Any]:
-    """Return the runs of a sweep in the order in which they started.
+    """Return the run of each job of a sweep in the order in which they started.
 
-    What the jobs left on disk is delivered first.
+    One that several jobs are linked to is there once for each of them. What the jobs left on disk
+    is delivered first.
 
     Raises
     ------
@@ -594,7 +595,7 @@ def children(parent: str) -> list[Any]:
     client = MlflowClient()
     about = _patiently(lambda: client.get_run(parent))
     experiment = about.info.experiment_id
-    linked = [tag.removeprefix(_LINKED) for tag in about.data.tags if tag.startswith(_LINKED)]
+    linked = [tag.split(".")[-1] for tag in about.data.tags if tag.startswith(_LINKED)]
     found: list[Any] = [_patiently(partial(client.get_run, run)) for run in linked]
     token = None
     while True:
@@ -630,9 +631,9 @@ def finished(*, experiment: str, tags: Mapping[str, str]) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def link(parent: str, run: str, *, name: str) -> None:
-    """Count a finished run of another sweep among this one's children."""
-    MlflowClient().set_tag(parent, f"{_LINKED}{run}", name)
+def link(parent: str, run: str, *, job: int, name: str) -> None:
+    """Count a finished run among a sweep's children, as what that job would have done."""
+    MlflowClient().set_tag(parent, f"{_LINKED}{job}.{run}", name)
 
 
 def sweep_of(parent: str) -> tuple[Any, list[Any]]:

@@ -156,11 +156,18 @@ def test_a_repeated_sweep_runs_only_what_is_missing(tmp_path):
             tmp_path, f"select key from tags where run_uuid='{parent}' and key like 'linked.%'"
         )
     }
-    assert linked == {f"linked.{run}" for run in first}
+    assert {key.split(".")[-1] for key in linked} == first
     report = sorted(tmp_path.glob("outputs/sweeps/*/*/parity.json"))[-1]
     assert len(json.loads(report.read_text())["pairs"]) == 2  # linked ones are compared, too
     again = ("backend=numpy", "seed=0,0", *QUICK[1:], "optimizer.lr=1e-2", "sweep.rerun=true")
     code, out, err = call("-m", *again, cwd=tmp_path)
     assert code == 0, err
     assert "finished before" not in out
-    assert len(query(tmp_path, "select 1 from tags where key='kind' and value='run'")) == 6
+    for links in (1, 2):  # the second job is the first one's; then both are an earlier sweep's
+        code, out, err = call("-m", *again[:-1], "train.epochs=6", cwd=tmp_path)
+        assert code == 0, err
+        assert out.count("finished before, as run") == links
+        assert "never started" not in out
+        runs = sorted(tmp_path.glob("outputs/sweeps/*/*/parity.json"))[-1].read_text()
+        assert len(json.loads(runs)["alone"]) == 1
+    assert len(query(tmp_path, "select 1 from tags where key='kind' and value='run'")) == 7

@@ -68,6 +68,7 @@ def test_leftovers_stay_a_line():
     assert report.leftovers(named[:2], pairs=1) == "Without a partner: run 0; run 1"
     assert report.leftovers(named, pairs=1).endswith("run 7; 92 more are in parity.json")
     assert report.leftovers(named, pairs=0).startswith("No two of the 100 runs are a pair")
+    assert report.leftovers(["torch"], pairs=0) == "Without a partner: torch"
 
 
 def printed(monkeypatch, capsys, found, *, width, color_system=None):
