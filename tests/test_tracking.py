@@ -103,6 +103,9 @@ def test_parent_has_the_comparison(sweep):
     assert {"fit", "loss", "path", "residuals", "ulps"} <= pictures
     table = json.loads(artifact(parent, "pairs.json").read_text())
     assert [row[table["columns"].index("parameter")] for row in table["data"]] == ["w", "b"]
+    settings = json.loads(artifact(parent, "differences.json").read_text())["columns"]
+    assert "backend/name" in settings  # of a column with a dot in its name MLflow shows nothing
+    assert not any("." in name for name in settings)
     html = artifact(parent, "report.html").read_text()
     HTMLParser().feed(html)
     assert not re.search(r"(src|href)=\"(?!data:|#)", html)
