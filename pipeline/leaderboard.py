@@ -59,7 +59,10 @@ def leaderboard(records: Sequence[RunRecord], *, level: float = 0.95) -> Table:
     differing = swept(records)
     keys = list(dict.fromkeys(k for k in (_BACKEND, _OPTIMIZER, *differing) if k != "seed"))
     lines = []
-    for values, runs in groups(finished).items():
+    for values, members in groups(records).items():
+        runs = [run for run in members if run.about["status"] == "FINISHED"]
+        if not runs:
+            continue
         scores = np.array([run.about["scores"][name] for run in runs], dtype=np.float64)
         times = [run.about["time"].get("train_s", np.nan) for run in runs]
         reach = np.nan

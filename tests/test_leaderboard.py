@@ -61,7 +61,9 @@ def test_only_what_was_swept_is_told():
 
 def test_failed_runs_have_no_place():
     runs = [record(), record(lr=0.2, status="FAILED", accuracy=1.0)]
-    assert len(leaderboard.leaderboard(runs)[1]) == 1
+    header, rows = leaderboard.leaderboard(runs)
+    assert len(rows) == 1
+    assert dict(zip(header, rows[0], strict=True))["optimizer.lr"] == "0.1"  # as it was swept
     assert leaderboard.leaderboard([record(status="FAILED")]) == ([], [])
 
 
