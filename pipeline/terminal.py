@@ -23,6 +23,9 @@ from pipeline.spool import redact
 _COLOURS = {"PASS": "green", "ABSTAIN": "yellow", "FAIL": "bold red", "ERROR": "bold red"}
 _WIDE = 130  # columns of a terminal from which on a ladder says in its rows where bounds are from
 
+_NAME = 24  # columns at least for a run's name, which may be folded; numbers are not
+_SPARED = ("|", "first loss", "µs/step")  # begin the names of what a narrow table does without
+
 _MOST_LADDERS = 4  # of more pairs, a line each
 _MOST_ROWS = 40  # of a table of more runs than that, half as many
 
@@ -50,23 +53,52 @@ def progress(steps: int) -> Iterator[Callable[[int, float], None]]:
         bar.update(task, completed=steps)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str) -> Table:
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, least: Sequence[int] = ()
+) -> Table:
+    """Return a table whose columns may be folded, those after the first down to `least`."""
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(
+            name, justify="left" if i == 0 else "right", overflow="fold",
+            min_width=least[i] if i and least else None,
+        )  # fmt: skip
     for row in rows:
         table.add_row(*map(Text, row))
     return table
 
 
 def _listed(
-    out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str
+    out: Console,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str,
+    least: Sequence[int] = (),
 ) -> None:
     """Print a table of runs; of hundreds, the first ones and how many more there are."""
     shown = rows if len(rows) <= _MOST_ROWS else rows[: _MOST_ROWS // 2]
-    out.print(_table(header, shown, title=title))
+    out.print(_table(header, shown, title=title, least=least))
     if len(rows) > len(shown):
         out.print(Text(f"  {len(rows) - len(shown)} more are in the report.\n"))
+
+
+def _runs(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print the table of runs; what does not fit is left out, and named."""
+    words = [max(map(len, name.split())) for name in header]
+    columns = list(zip(*rows, strict=True))
+    least = [max(word, *map(len, c)) for word, c in zip(words, columns, strict=True)]
+    kept, left = list(range(len(header))), []
+    for spared in _SPARED:
+        if min(least[0], _NAME) - least[0] + sum(least[i] + 3 for i in kept) < out.width:
+            break
+        left += [header[i] for i in kept if header[i].startswith(spared)]
+        kept = [i for i in kept if not header[i].startswith(spared)]
+    shown = [[row[i] for i in kept] for row in rows]
+    fitting, least = [header[i] for i in kept], [least[i] for i in kept]
+    _listed(out, fitting, shown, title="Runs", least=least)
+    if left:
+        out.print(Text(f"In the report, too wide for here: {', '.join(left)}."))
 
 
 def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
@@ -122,8 +154,8 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
     """Print the table of runs, and below it for each pair its parameters and its ladder."""
     out = console()
     header, rows = report.summary(result.records)
-    if len(rows) > 2 or out.width < 140:
-        _listed(out, header, rows, title="Runs")
+    if len(rows) > 2:
+        _runs(out, header, rows)
     else:  # few runs with many numbers read better side by side
         turned = [list(column) for column in zip(header, *rows, strict=True)]
         out.print(_table(turned[0], turned[1:], title="Runs"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -61,6 +62,23 @@ def test_of_hundreds_of_runs_the_first_are_listed(capsys, runs, shown):
     text = capsys.readouterr().out
     assert text.count("setting") == shown
     assert (f"{runs - shown} more are in the report." in text) == (runs > shown)
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
+def test_numbers_of_a_table_of_runs_stay_whole_in_a_narrow_terminal(width):
+    header = ["run", "w", "|w − true|", "first loss", "last loss", "test MSE", "µs/step"]
+    rows = [[f"torch, optimizer.lr=0.001, seed={i}", "0.0965395570", "0.00346", "0.748712",
+             "0.0753334", "0.0762353", "71.9"] for i in range(3)]  # fmt: skip
+    out = Console(width=width, file=io.StringIO())
+    terminal._runs(out, header, rows)
+    shown = out.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    left = " ".join(shown.partition("too wide for here: ")[2].split()).rstrip(".").split(", ")
+    assert [name in left for name in header] == [
+        False, False, width < 110, width < 110, False, False, width < 80
+    ]  # fmt: skip
+    for name, number in zip(header[1:], rows[0][1:], strict=True):
+        assert shown.count(number) == (0 if name in left else 3)
 
 
 def test_leftovers_stay_a_line():
