@@ -466,7 +466,7 @@ def _pair(
         first = min(gap.first for gap in differing if gap.first is not None)
         said += (
             f"The first bit differs at step {first}; the farthest apart is {farthest.name}, by "
-            f"{farthest.ulp:.15g} ulps at step {farthest.step}."
+            f"{farthest.ulp:.15g} ulp{'s' * (farthest.ulp != 1)} at step {farthest.step}."
         )
     heading = [name.get(id(record), record.label()) for record in (a, b)]
     return {"names": heading, "header": header, "rows": rows, "said": said}

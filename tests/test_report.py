@@ -322,7 +322,7 @@ def test_the_sentence_on_a_pair_names_the_farthest_parameter():
     a, b = make(), make("tensorflow")
     b.arrays["param/b"][2] = np.nextafter(b.arrays["param/b"][2], np.float32(1))
     text = html([a, b], pairs=[(a, b)])
-    assert "first bit differs at step 2; the farthest apart is b, by 1 ulps at step 2" in text
+    assert "first bit differs at step 2; the farthest apart is b, by 1 ulp at step 2" in text
 
 
 def test_the_whole_config_is_there_with_what_differs_first():
