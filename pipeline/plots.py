@@ -377,7 +377,7 @@ def names(records: Sequence[RunRecord]) -> list[str]:
     found = []
     for label, own, record in zip(labels, flat, records, strict=True):
         peers = [other for other, its in zip(flat, labels, strict=True) if its == label]
-        keys = {key: None for peer in peers for key in peer}
+        keys = {key: None for peer in peers for key in peer if config.decides(key)}
         parts = [
             f"{key.removesuffix('.name')}={own[key]}"
             for key in keys

@@ -270,6 +270,8 @@ def test_fit_has_a_look_of_its_own_and_its_loss_is_named(make, dataset):
 
 def test_runs_of_one_label_are_told_apart_by_what_differs(make):
     records = [make(lr=0.1), make("tensorflow", lr=0.1), make(lr=0.2)]
+    for record, title in zip(records, ("one", "one", "another"), strict=True):
+        record.about["config"]["sweep"] = {"title": title}  # of a linked run it is another one's
     assert plots.names(records) == [
         "torch, optimizer.lr=0.1",
         "tensorflow",
