@@ -68,7 +68,8 @@ def leaderboard(records: Sequence[RunRecord], *, level: float = 0.95) -> Table:
         reach = np.nan
         if len(scores) > 1:
             factor = stats.t.ppf((1 + level) / 2, len(scores) - 1)
-            reach = float(factor * scores.std(ddof=1) / np.sqrt(len(scores)))
+            spread = scores.std(ddof=1) if np.ptp(scores) else 0.0  # not the rounding of the mean
+            reach = float(factor * spread / np.sqrt(len(scores)))
         lines.append((float(scores.mean()), reach, len(runs), float(np.median(times)), values))
     lines.sort(key=lambda line: -line[0] if name in metrics.HIGHER else line[0])
     header = [*keys, name, f"± ({level:.0%})", "runs", "train s"]

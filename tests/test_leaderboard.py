@@ -59,6 +59,11 @@ def test_only_what_was_swept_is_told():
     assert leaderboard.swept([]) == {}
 
 
+def test_equal_scores_have_an_interval_of_nothing():
+    runs = [record(seed=s, accuracy=17 / 18) for s in range(3)]
+    assert leaderboard.leaderboard(runs)[1][0][3] == "0"
+
+
 def test_failed_runs_have_no_place():
     runs = [record(), record(lr=0.2, status="FAILED", accuracy=1.0)]
     header, rows = leaderboard.leaderboard(runs)
