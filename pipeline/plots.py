@@ -10,6 +10,7 @@ import io
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -371,11 +372,11 @@ def _write(file: BinaryIO, *, figure: Figure, kind: str, dpi: int) -> None:
 
 
 def names(records: Sequence[RunRecord]) -> list[str]:
-    """Return one name a run: its label, and where several share it, the settings that differ."""
+    """Return one name a run: its label, where several share it what differs, or else its id."""
     labels = [record.label() for record in records]
     flat = [config.flatten(record.config) for record in records]
     found = []
-    for label, own, record in zip(labels, flat, records, strict=True):
+    for label, own in zip(labels, flat, strict=True):
         peers = [other for other, its in zip(flat, labels, strict=True) if its == label]
         keys = {key: None for peer in peers for key in peer if config.decides(key)}
         parts = [
@@ -383,10 +384,13 @@ def names(records: Sequence[RunRecord]) -> list[str]:
             for key in keys
             if all(key in peer for peer in peers) and any(peer[key] != own[key] for peer in peers)
         ]
-        if len(peers) > 1 and not parts and record.about.get("run"):
-            parts = [str(record.about["run"])[:8]]
         found.append(", ".join([label, *parts]))
-    return found
+    often = Counter(found)
+    ids = [str(record.about.get("run") or "")[:8] for record in records]
+    return [
+        f"{name}, {run}" if often[name] > 1 and run else name
+        for name, run in zip(found, ids, strict=True)
+    ]
 
 
 def _overlaid(

@@ -284,6 +284,8 @@ def test_repeats_of_one_run_are_told_apart_by_their_ids(make):
     for record, name in zip(records, ("aaaaaaaa1", "bbbbbbbb2"), strict=True):
         record.about["run"] = name
     assert plots.names(records) == ["torch, aaaaaaaa", "torch, bbbbbbbb"]
+    among = ["torch, optimizer.lr=0.001, aaaaaaaa", "torch, optimizer.lr=0.001, bbbbbbbb"]
+    assert plots.names([*records, make(lr=0.2)]) == [*among, "torch, optimizer.lr=0.2"]
 
 
 def test_many_runs_have_one_legend_entry_a_label(make, dataset):
