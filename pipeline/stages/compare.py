@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Pair = tuple[RunRecord, RunRecord]
 
+_DRAWN = 3  # of data sets that differ by their seed alone, this many have pictures
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -133,7 +135,14 @@ def compare(
     ]
     images: dict[str, bytes] = {}
     groups = by_data(records)
-    for digest, members in groups.items():
+    drawn = _drawn(groups, pairs, ladders)
+    if len(drawn) < len(groups):
+        notes.append(
+            f"Pictures of {len(drawn)} of {len(groups)} data sets: of those that differ by their "
+            f"seed alone {_DRAWN}, the worst verdicts first."
+        )
+    for digest in drawn:
+        members = groups[digest]
         dataset = remade(members[0])
         if dataset is None:
             notes.append(f"The data {digest[:8]} cannot be made here: no pictures of it.")
@@ -177,6 +186,22 @@ def compare(
         records=records, pairs=pairs, alone=alone, ladders=ladders, folder=folder, board=board,
         equal=equal, unreadable=unreadable,
     )  # fmt: skip
+
+
+def _drawn(
+    groups: Mapping[str, list[RunRecord]], pairs: Sequence[Pair], ladders: Sequence[Ladder]
+) -> list[str]:
+    """Return which data sets have pictures: of many seeds a few, the worst verdicts first."""
+    worst: dict[str, int] = dict.fromkeys(groups, -1)
+    for (a, _), ladder in zip(pairs, ladders, strict=True):
+        digest = a.about["data"]["digest"]
+        worst[digest] = max(worst[digest], WORST[ladder.verdict])
+    like: dict[str, list[str]] = {}
+    for digest, members in groups.items():
+        settings = json.dumps(members[0].config["data"], sort_keys=True, default=str)
+        like.setdefault(settings, []).append(digest)
+    kept = [sorted(found, key=lambda d: -worst[d])[:_DRAWN] for found in like.values()]
+    return [digest for digest in groups if any(digest in found for found in kept)]
 
 
 def _saved(

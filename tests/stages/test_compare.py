@@ -67,6 +67,28 @@ def test_a_leftover_is_listed_in_page_and_file(runs, tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_of_data_sets_of_many_seeds_a_few_are_drawn_the_worst_first(runs, tmp_path, monkeypatch):
+    drawn = []
+
+    def noted(judged):
+        drawn.extend(pair[0].config["seed"] for pair, _ in judged)
+        return {}
+
+    monkeypatch.setattr(plots, "parity", noted)
+    records = []
+    for seed in range(6):
+        for record in runs.values():
+            own = other(record, data=record.about["data"] | {"digest": f"{seed}" * 64})
+            own.about["config"] = copy.deepcopy(own.config) | {"seed": seed}
+            records.append(own)
+    records[-1].arrays["loss"] = records[-1].arrays["loss"] + 1
+    found = judged(records, tmp_path, rtol=1e-3, atol=1e-3)
+    assert [ladder.verdict for ladder in found.ladders] == ["PASS"] * 5 + ["FAIL"]
+    assert drawn == [0, 1, 5]
+    assert "Pictures of 3 of 6 data sets" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_two_that_were_named_are_judged_whatever_they_are_of(runs, tmp_path):
     a = runs["torch"]
     same = judged([a, a], tmp_path / "same", together=True)
