@@ -507,7 +507,10 @@ def asked(overrides: Sequence[str], *, jobs: int | None) -> str:
     """Describe in Markdown what a sweep was asked for."""
     many = "a search" if jobs is None else f"{jobs} jobs"
     command = " \\\n  ".join(["python -m pipeline -m", *map(shlex.quote, overrides)])
-    return f"**Sweep**, {many}; its runs are nested below.\n\n```\n{command}\n```\n"
+    return (
+        f"**Sweep**, {many}; its runs are nested below. Its tags `linked.…` name those that an "
+        f"earlier one had finished.\n\n```\n{command}\n```\n"
+    )
 
 
 def description(
@@ -544,8 +547,8 @@ def description(
         parts.append("**Not finished:**\n\n" + _listed([f"- {note}" for note in notes]))
     if records:
         parts.append(
-            "Artifacts: `report.html` has everything in one file; `leaderboard.json`, "
-            "`differences.json`, `verdicts.json`, `runs.json` are tables, `plots/` the pictures."
+            "Artifacts: `report.html` has everything in one file; `parity.json` has the verdicts "
+            "in full, the other `.json` files are tables, `plots/` the pictures."
         )
     return "\n\n".join(part for part in parts if part)
 

@@ -451,6 +451,7 @@ def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
         notes=["lr=3 FAILED: " + "x" * 1000], pairs=pairs, ladders=ladders, board=board,
     )  # fmt: skip
     assert text.startswith("**Sweep**, 25 jobs")
+    assert "tags `linked.…` name those that an earlier one had finished" in text
     command = (
         "python -m pipeline -m \\\n  backend=torch,tensorflow \\\n  'optimizer.lr=range(1, 13)'"
     )
