@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import metrics, seeds
+from pipeline import losses, metrics, seeds
 from pipeline.config import ConfigError
 from pipeline.record import RunRecord
 
@@ -49,8 +49,18 @@ def check(config: DictConfig, several: bool, given: Sequence[str]) -> None:
     if metric not in METRICS:
         allowed = f"a search needs a metric, one of {', '.join(METRICS)}"
         raise ConfigError("sweep.metric", "null" if metric is None else metric, allowed)
+    (kind, score), name = metric.split("/"), str(config.loss.name)
+    apart = any(t.startswith(("loss=", "experiment=")) and "," in t for t in given)
+    loss = getattr(losses, name, None)
+    if kind in ("eval", "val") and loss is not None and not apart:
+        there = metrics.REGRESSION if loss.targets == "values" else metrics.CLASSES
+        if score not in there:
+            raise ConfigError("sweep.metric", metric, f"loss={name} goes with {', '.join(there)}")
+    trials = config.hydra.sweeper.n_trials
+    if not isinstance(trials, int) or trials < 1:
+        raise ConfigError("hydra.sweeper.n_trials", trials, "must be a number from 1 on")
     direction = str(getattr(config.hydra.sweeper.direction, "name", config.hydra.sweeper.direction))
-    if metric.split("/")[1] in metrics.HIGHER and direction == "minimize":
+    if score in metrics.HIGHER and direction == "minimize":
         raise ConfigError("sweep.metric", metric, "rises; add hydra.sweeper.direction=maximize")
     if not several and not any("interval(" in text for text in given):
         raise ConfigError("hydra/sweeper", "optuna", "nothing to search: give a parameter a range")

@@ -139,6 +139,9 @@ def _ready_launcher(config: DictConfig) -> None:
     """Give the launcher what this program needs of it, where the user said nothing."""
     launcher = config.hydra.launcher
     if launcher._target_.endswith(".JoblibLauncher"):
+        if launcher.n_jobs == 0:
+            allowed = "must be a number of processes, or -1 for one a core"
+            raise ConfigError("hydra.launcher.n_jobs", 0, allowed)
         path = f"{__name__}.{leave_interrupts_to_main.__name__}"
         quiet = {"_target_": "hydra.utils.get_method", "path": path}
         settings: Any = OmegaConf.to_container(launcher)  # whose own schema has no such key

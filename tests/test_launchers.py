@@ -277,6 +277,9 @@ def test_a_search_continues_its_study(tmp_path, call):
         (["sweep=foo"], ["sweep=foo", "article_lr", "parity_matrix"]),
         (["seed=0,1", "train.epochs=foo"], ["train.epochs=foo", "integer"]),
         (["seed=range(0,0)"], ["seed=range(0,0)", "no values"]),
+        ([*JOBLIB, "hydra.launcher.n_jobs=0", "seed=0,1"], ["hydra.launcher.n_jobs=0", "-1"]),
+        (["hydra/sweeper=optuna", "sweep.metric=eval/mse", "seed=0,1", "hydra.sweeper.n_trials=0"], ["n_trials=0", "from 1 on"]),
+        (["hydra/sweeper=optuna", "sweep.metric=eval/accuracy", "seed=0,1"], ["loss=mse", "r2"]),
         (["seed=0,1", "resume=abc"], ["resume=abc", "no sweep"]),
     ],
 )  # fmt: skip
