@@ -122,6 +122,11 @@ class Spool:
             HOME.mkdir(parents=True, exist_ok=True)
             self._note().write_text(str(self.folder))
 
+    def unpoint(self) -> None:
+        """Take that note away: the store knows the run, and its heartbeat says where this is."""
+        with contextlib.suppress(OSError):  # there may be none
+            self._note().unlink(missing_ok=True)
+
     def _note(self) -> Path:
         return HOME / f"{uuid.uuid5(uuid.NAMESPACE_URL, str(self.folder)).hex}.path"
 

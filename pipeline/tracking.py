@@ -541,9 +541,11 @@ def create(
     }
     journal = _Journal(place, mark=mark, pace=pace or Pace())
     try:
+        place.point()  # who is killed before the store knows of this run is found by that
         place.append({"create": about})
         _courier.add(journal)
-        _courier.settle(journal)
+        if _courier.settle(journal):
+            place.unpoint()
     except BaseException:
         _courier.forget(journal)
         place.remove()
@@ -1082,10 +1084,13 @@ def recover(*, stale: float) -> list[str]:
 
 
 def _is_here(folder: Path) -> bool:
-    """Whether a spool is meant for the store in use."""
+    """Whether a spool is meant for the store in use; one whose first line was cut short is."""
     try:
         with (folder / "queue.jsonl").open() as file:
-            uri = json.loads(file.readline())["create"]["uri"]
+            line = file.readline()
+        if not line.endswith("\n"):
+            return True
+        uri = json.loads(line)["create"]["uri"]
     except (OSError, ValueError, KeyError):
         return False
     return bool(uri == redact(_resolved(mlflow.get_tracking_uri())))

@@ -128,6 +128,42 @@ def test_a_killed_sweep_is_found_and_closed_with_what_it_wrote_down(tmp_path, fr
     assert "numpy" in config.read_text()
 
 
+KILLED_EARLY = """
+import os, sys
+from pathlib import Path
+from pipeline import tracking
+def die(*args, **kwargs):
+    os.kill(os.getpid(), 9)
+tracking.prepare("sqlite:///outputs/mlflow.db")
+if sys.argv[1] == "create":
+    tracking._created = die
+else:
+    tracking.Spool.append = die
+tracking.create(experiment="e", artifacts="a", name="early", tags={}, folder=Path("outputs/run"))
+"""
+
+
+@pytest.mark.parametrize(("moment", "runs"), [("append", []), ("create", [("early", "KILLED")])])
+def test_a_run_killed_before_the_store_knows_of_it_is_found(
+    tmp_path, fresh, monkeypatch, moment, runs
+):
+    from pipeline import tracking
+
+    store = fresh(tmp_path / "outputs/mlflow.db")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_EARLY, moment], cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == -9
+    assert query(store, "select 1 from runs") == []
+    assert list(tmp_path.rglob("queue.jsonl"))
+    monkeypatch.chdir(tmp_path)
+    tracking.prepare(f"sqlite:///{store}")
+    assert query(store, "select name, status from runs") == runs
+    assert not list(tmp_path.rglob("queue.jsonl"))
+    assert not list(tmp_path.glob("outputs/spool/*"))
+
+
 def test_a_run_of_another_host_is_dead_when_its_heartbeat_is_old(tmp_path, monkeypatch, fresh):
     import mlflow
 
