@@ -353,6 +353,17 @@ def save(
     return paths
 
 
+def saved(
+    figures: Mapping[str, Figure], folder: Path, *, formats: Sequence[str]
+) -> dict[str, bytes]:
+    """Save figures, and return each one as the bytes of a PNG file, drawn once."""
+    save(figures, folder, formats=formats)
+    return {
+        name: (folder / f"{name}.png").read_bytes() if "png" in formats else png(figure)
+        for name, figure in figures.items()
+    }
+
+
 def png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()

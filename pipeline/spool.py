@@ -144,8 +144,8 @@ class Spool:
             (self.folder / name).unlink(missing_ok=True)
         self._alive.release()
         (self.folder / "alive").unlink(missing_ok=True)
+        self.unpoint()
         with contextlib.suppress(OSError):  # somebody else's file, or gone already
-            self._note().unlink(missing_ok=True)
             self.folder.rmdir()
 
 

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline import config, data, leaderboard, plots, report, storage
 from pipeline.parity import distance
@@ -16,9 +15,6 @@ from pipeline.parity.equivalence import Equivalence
 from pipeline.parity.ladder import WORST, Evidence, Ladder, judge
 from pipeline.record import RunRecord
 from pipeline.stages.check import made
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Pair = tuple[RunRecord, RunRecord]
 
@@ -158,14 +154,14 @@ def compare(
         part = folder / "plots" if len(groups) == 1 else folder / "plots" / digest[:8]
         images |= {
             name if len(groups) == 1 else f"{name} ({digest[:8]})": image
-            for name, image in _saved(figures, part, formats=formats).items()
+            for name, image in plots.saved(figures, part, formats=formats).items()
         }
     board: report.Table = ([], [])
     equal: dict[str, Equivalence] = {}
     if len(records) > 2:
         board = leaderboard.leaderboard(records)
         equal = dict(leaderboard.over_seeds(records, margin=margin)) if margin else {}
-        images = _saved(plots.sweep(records), folder / "plots", formats=formats) | images
+        images = plots.saved(plots.sweep(records), folder / "plots", formats=formats) | images
     text = report.render(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
         board=board, equal=equal,
@@ -202,17 +198,6 @@ def _drawn(
         like.setdefault(settings, []).append(digest)
     kept = [sorted(found, key=lambda d: -worst[d])[:_DRAWN] for found in like.values()]
     return [digest for digest in groups if any(digest in found for found in kept)]
-
-
-def _saved(
-    figures: Mapping[str, Figure], folder: Path, *, formats: Sequence[str]
-) -> dict[str, bytes]:
-    """Save figures, and return each one as the bytes of a PNG file, drawn once."""
-    plots.save(figures, folder, formats=formats)
-    return {
-        name: (folder / f"{name}.png").read_bytes() if "png" in formats else plots.png(figure)
-        for name, figure in figures.items()
-    }
 
 
 def alike(a: RunRecord, b: RunRecord) -> bool:
