@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline import search, sweep
-from pipeline.config import Config, ConfigError
+from pipeline.config import ConfigError, accepted_differences
 from pipeline.record import RunRecord
 from pipeline.spool import redact
 
 if TYPE_CHECKING:
+    from pipeline.jobs.job import Job
     from pipeline.live import Progress
 
 _PACKAGE = Path(__file__).parent
@@ -113,12 +115,12 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
                 return "stopped before it began"
             try:
                 with sweep.job(name) as job:
-                    found = _run(
-                        _values(cfg), folder=folder, name=name, parent=parent,
+                    record = _run(
+                        _resolve(_values(cfg)), folder=folder, name=name, parent=parent,
                         resume=not cfg.sweep.rerun, progress=job.progress, note=job.note,
                     )  # fmt: skip
                     if search.wanted(HydraConfig.instance().cfg):  # type: ignore[arg-type]
-                        return search.value(found or RunRecord.load(folder / "record"), metric)
+                        return search.value(record or RunRecord.load(folder / "record"), metric)
             except Exception as error:
                 _say(f"job {HydraConfig.get().job.num} ({name}) failed: {error}")
                 if DEBUG:
@@ -151,9 +153,8 @@ def _single(values: dict[str, Any], folder: Path) -> int:
     if values["run"] is not None:
         return _score(values)
     resume = values["resume"] is not None
-    if resume:
-        values = _interrupted(values)
-    record = _run(values, folder=folder, name=_name(values), parent=None, resume=resume)
+    job = _interrupted(values) if resume else _resolve(values)
+    record = _run(job, folder=folder, name=_name(job.values), parent=None, resume=resume)
     if record is not None:
         from pipeline import terminal, tracking
 
@@ -163,9 +164,9 @@ def _single(values: dict[str, Any], folder: Path) -> int:
     return 0
 
 
-def _interrupted(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of the run that ``resume=`` names, with this command's store."""
-    from pipeline.stages.run import interrupted
+def _interrupted(values: Mapping[str, Any]) -> Job:
+    """Return the job of the run that ``resume=`` names, with this command's store."""
+    from pipeline.stages.checkpoints import find_interrupted, refuse_other
 
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
@@ -173,22 +174,22 @@ def _interrupted(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(
                 key, override.split("=")[-1], "with resume=, the config is that run's"
             )
-    found = interrupted(values["resume"], key="resume")
-    kept = {**found["config"], "tracking": values["tracking"]}
-    dataset = _dataset(kept)
-    if dataset.digest != found["data.digest"]:
-        raise ConfigError("resume", values["resume"], "was made with other data; run it anew")
-    return kept
+    run = values["resume"]
+    about = find_interrupted(run, key="resume")
+    job = _resolve({**about["config"], "tracking": values["tracking"]})
+    refuse_other(job, about, run=run, key="resume")
+    return job
 
 
-def _dataset(values: Mapping[str, Any]) -> Any:
-    from pipeline.stages.check import made
+def _resolve(values: Mapping[str, Any]) -> Job:
+    """Check a config whole and return what it asks for."""
+    from pipeline.jobs.resolve import resolve
 
-    return made(_check(values))
+    return resolve(values)
 
 
 def _run(
-    values: dict[str, Any],
+    job: Job,
     *,
     folder: Path,
     name: str,
@@ -197,29 +198,22 @@ def _run(
     progress: Progress | None = None,
     note: Callable[[str], None] = print,
 ) -> Any:
-    """Check a config whole, then run it, here or in a process of its own.
+    """Run a job, here or in a process of its own.
 
     What a sweep has finished before is linked to it instead.
     """
-    settings = _check(values)
-    from pipeline.stages.check import samples_and_start
-
-    dataset, first = samples_and_start(settings)
-    if parent is not None and resume:
-        known = _linked(settings, values, dataset, name=name, parent=parent, note=note)
+    if parent is not None and resume and "train" in job.settings.stages:
+        known = _linked(job, name=name, parent=parent, note=note)
         if known is not None:
             return known
     from pipeline import terminal
     from pipeline.stages.run import needs_own_process, run
 
-    if needs_own_process(settings):
-        how = {"folder": folder, "name": name, "parent": parent, "progress": progress}
-        return _elsewhere(values, **how, resume=resume)
+    if needs_own_process(job.settings):
+        where = {"folder": folder, "name": name, "parent": parent, "progress": progress}
+        return _elsewhere(job.values, **where, resume=resume)
     record = run(
-        settings,
-        values=values,
-        dataset=dataset,
-        first=first,
+        job,
         folder=folder,
         name=name,
         parent=parent,
@@ -229,19 +223,17 @@ def _run(
     return record if record.arrays else None
 
 
-def _linked(
-    settings: Config, values: Any, dataset: Any, *, name: str, parent: str,
-    note: Callable[[str], None],
-) -> Any:  # fmt: skip
+def _linked(job: Job, *, name: str, parent: str, note: Callable[[str], None]) -> Any:
     """Return the record of the same job if it was finished before, and link it to the sweep."""
     from pipeline import tracking
-    from pipeline.stages.run import load_record, same_job
+    from pipeline.stages.run import load_record
 
-    tracking.prepare(settings.tracking.uri, started=True, stale=settings.tracking.stale)
-    done = tracking.finished(
-        experiment=settings.tracking.experiment, tags=same_job(values, dataset)
-    )  # None, too, where the store does not answer
-    if done is None:
+    place = job.settings.tracking
+    tracking.prepare(place.uri, started=True, stale=place.stale)
+    tags = job.identity.as_tags()
+    asked = tags.pop("asked")
+    done = tracking.finished(experiment=place.experiment, tags=tags, asked=asked)
+    if done is None:  # or the store does not answer
         return None
     try:
         record = load_record(tracking.record_folder(done, key="run"), key="run")
@@ -252,18 +244,7 @@ def _linked(
     return record
 
 
-def _check(values: Mapping[str, Any]) -> Config:
-    from pipeline.stages.check import check
-
-    settings = check(values)
-    if {"probe", "compare"} & set(settings.stages):
-        raise ConfigError("stages", list(settings.stages), "probe and compare stand alone")
-    if "train" not in settings.stages and settings.stages != ("generate",):
-        raise ConfigError("stages", list(settings.stages), "evaluate needs train, or run=<run>")
-    return settings
-
-
-def _elsewhere(values: dict[str, Any], **how: Any) -> None:
+def _elsewhere(values: Mapping[str, Any], **how: Any) -> None:
     """Run one job in a fresh process: its framework was already started here in another way."""
     # A child is told the default too; in joblib's workers that is a method that no child knows.
     multiprocessing.set_start_method("spawn", force=True)
@@ -285,10 +266,10 @@ def _elsewhere(values: dict[str, Any], **how: Any) -> None:
         raise error
 
 
-def _child(pipe: Any, values: dict[str, Any], **how: Any) -> None:
+def _child(pipe: Any, values: Mapping[str, Any], **how: Any) -> None:
     _catch_signals()
     try:
-        _run(values, **how)
+        _run(_resolve(values), **how)
         pipe.send(None)
     except Exception as error:
         pipe.send(RuntimeError(str(error)))
@@ -316,8 +297,8 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
     from pipeline import config, terminal, tracking
     from pipeline.record import found_in
-    from pipeline.stages.compare import alike, compare, paired
-    from pipeline.stages.probe import evidence_of, probed
+    from pipeline.stages.compare import compare, has_ended, may_be_probed, paired
+    from pipeline.stages.probe import find_evidence, probe_and_save
 
     settings = config.parse(values)
     if not set(settings.stages) <= {"probe", "compare"}:
@@ -346,11 +327,12 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
             unreadable[run] = str(error)
     if "probe" in settings.stages:
         for a, b in paired(records, together=len(runs) == 2)[0]:
-            if not alike(a, b) or {r.about["status"] for r in (a, b)} != {"FINISHED"}:
+            if not may_be_probed(a, b) or not (has_ended(a) and has_ended(b)):
                 print("not probed: other settings, or a run that did not finish", flush=True)
                 continue
             print(f"probing {a.label()} against {b.label()}", flush=True)
-            probed(a, b, say=sweep.said, **sweep.probing(settings))
+            if find_evidence(a, b, **sweep.probing(settings)) is None:
+                probe_and_save(a, b, say=sweep.said, **sweep.probing(settings))
     if "compare" not in settings.stages:
         return 0
     asked = f"compare.sweep={chosen}" if chosen else f"compare.runs=[{','.join(runs)}]"
@@ -362,7 +344,9 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
         margin=settings.parity.margin,
-        evidence=evidence_of,
+        accept=accepted_differences(settings.parity.accept),
+        precision=settings.parity.precision,
+        evidence=partial(find_evidence, **sweep.probing(settings)),
         hint=f"; python -m pipeline 'stages=[probe,compare]' '{asked}' measures it",
         notes=notes,
         unreadable=unreadable,
@@ -444,6 +428,14 @@ def _code(error: BaseException) -> int:
     return 1
 
 
+# Settings of an earlier version, and what stands in their place.
+_REPLACED = {
+    "parity.permutations": "noise floors of permuted batches were replaced by two tests from equal "
+    "states, which need no number (docs/parity.md)",
+    "parity.forced": "each step is always made from equal states (docs/parity.md)",
+}
+
+
 def _explained(error: BaseException) -> str:
     """Put Hydra's and OmegaConf's errors into one line: the key, the value, what is allowed."""
     if isinstance(error, MissingConfigException) and error.options:
@@ -451,6 +443,10 @@ def _explained(error: BaseException) -> str:
         extra = {"ray": "ray", "optuna": "search"}.get(option)
         install = f"; pip install 'twingrad[{extra}]' brings {option}" if extra else ""
         return f"{group}={option}: must be one of {', '.join(sorted(error.options))}{install}"
+    cause = error.__cause__
+    replaced = _REPLACED.get(str(getattr(cause, "full_key", "")))
+    if replaced is not None:
+        return f"{getattr(cause, 'full_key', '')}: is gone; {replaced}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}=???: must be given"
     cause = error.__cause__

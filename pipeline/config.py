@@ -9,10 +9,8 @@ one function and one YAML, and a key that no function knows is refused.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -26,6 +24,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Strings = Annotated[tuple[str, ...], Strict(False)]
+Reasoned = Annotated[str, Field(pattern=r"^\s*[^:]*[^:\s]\s*:\s*\S")]
 
 _RULES = ConfigDict(extra="forbid", strict=True)
 _schema = dataclass(frozen=True, kw_only=True, config=_RULES)
@@ -142,16 +141,18 @@ class Parity:
     """How two runs are judged, and what a probe measures for it.
 
     With `rtol` or `atol` a fixed tolerance replaces the derived bounds. ``probe=auto`` lets a
-    multirun measure its own pairs, as long as that takes at most about `budget` seconds. `margin`
-    is the difference of final scores that counts as none, for runs over several seeds.
+    multirun measure its own pairs, as long as that takes at most about `budget` seconds.
+    `precision` says what a side is that computes in less than its precision. `accept` has known
+    differences, each as ``name: reason`` with the name of a rung or quantity. `margin` is the
+    difference of final scores that counts as none, for runs over several seeds.
     """
 
     rtol: NonNegative | None
     atol: NonNegative | None
     probe: Literal["auto", "off"]
     budget: Positive
-    permutations: Count
-    forced: bool
+    precision: Literal["fail", "note"]
+    accept: Annotated[tuple[Reasoned, ...], Strict(False)]
     prove: bool
     gradcheck: bool
     margin: Positive | None
@@ -234,6 +235,17 @@ def parse(values: Mapping[str, Any]) -> Config:
     return config
 
 
+def keys_of(group: str) -> list[str]:
+    """Return the keys that a group has, whichever its option."""
+    return _keys(_GROUPS[group])
+
+
+def accepted_differences(entries: Iterable[str]) -> dict[str, str]:
+    """Return `parity.accept` by name: why a difference there is known."""
+    parts = (entry.partition(":") for entry in entries)
+    return {name.strip(): reason.strip() for name, _, reason in parts}
+
+
 def _keys(kind: type) -> list[str]:
     """Return the keys that a group or the whole config has, whichever its option."""
     return sorted({field.name for field in dataclasses.fields(kind)} - {"settings"})
@@ -303,40 +315,6 @@ def _first(error: ValidationError, *, prefix: tuple[str, ...], allowed: list[str
     if first["type"].startswith("missing"):
         return ConfigError(key, "???", "is missing")
     message = first["msg"].replace("Input should be", "must be")
+    if key.startswith("parity.accept"):
+        message = "must be 'name: reason', with the name of a rung or quantity"
     return ConfigError(key, first["input"], message)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to leaf values, lists kept whole: what is logged as a run's parameters."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-# What does not change the numbers a run produces.
-_BESIDE = ("tracking", "parity", "compare", "sweep", "stages", "run", "resume", "experiment")
-_BESIDE_TOO = ("train.checkpoint", "train.log_every")
-
-
-def decides(key: str) -> bool:
-    """Whether a setting, by its dotted key, can change the numbers a run produces."""
-    return key.split(".")[0] not in _BESIDE and key not in _BESIDE_TOO
-
-
-def digest(values: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
-    """SHA-256 over the part of a composed config that decides a run's numbers.
-
-    Parameters
-    ----------
-    values
-        Nested plain containers.
-    without
-        Dotted keys left out; two runs are a pair when their digests without ``backend.name`` agree.
-    """
-    flat = flatten(values)
-    kept = {k: v for k, v in flat.items() if decides(k) and k not in without}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

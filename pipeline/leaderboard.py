@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline import config, metrics
+from pipeline import identity, metrics
 from pipeline.parity.equivalence import Equivalence, equivalence
 from pipeline.record import RunRecord
 
 Table = tuple[list[str], list[list[str]]]
 _BACKEND, _OPTIMIZER = "backend.name", "optimizer.name"
+_NOT_FINITE = re.compile(r"the loss became \S+ at step \d+")  # what NonFiniteLossError says
 
 
 def score_of(records: Sequence[RunRecord]) -> str | None:
@@ -28,8 +33,8 @@ def swept(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
     Only those that every run has: what comes and goes with another option is told by that option.
     """
-    flat = [config.flatten(record.config) for record in records]
-    keys = [key for key in (flat[0] if flat else {}) if config.decides(key)]
+    flat = [identity.flatten(record.config) for record in records]
+    keys = [key for key in (flat[0] if flat else {}) if identity.decides_numbers(key)]
     values = {key: [own[key] for own in flat] for key in keys if all(key in own for own in flat)}
     return {key: v for key, v in values.items() if any(each != v[0] for each in v)}
 
@@ -40,7 +45,7 @@ def groups(records: Sequence[RunRecord]) -> dict[tuple[str, ...], list[RunRecord
     keys = [key for key in (_BACKEND, _OPTIMIZER, *differing) if key != "seed"]
     found: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for record in records:
-        flat = config.flatten(record.config)
+        flat = identity.flatten(record.config)
         found[tuple(str(flat.get(key, "–")) for key in dict.fromkeys(keys))].append(record)
     return dict(found)
 
@@ -110,34 +115,230 @@ def _order(item: tuple[Any, RunRecord]) -> tuple[int, float, str]:
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def over_seeds(records: Sequence[RunRecord], *, margin: float) -> Mapping[str, Equivalence]:
-    """Test each two backends' final scores against each other, over the seeds that both ran.
+def drew_own_start(record: RunRecord) -> bool:
+    """Whether a run's first weights are its framework's own draw, which no other one can repeat."""
+    return bool(record.config.get("model", {}).get("init") == "framework")
 
-    Groups are runs that are equal but for backend and seed; a group without a second seed is left
-    out.
+
+def diverged(record: RunRecord) -> bool:
+    """Whether a run ended because its loss was not finite.
+
+    A run that was killed, or failed for another reason, did not diverge: nobody knows its score.
     """
-    finished = [record for record in records if record.about["status"] == "FINISHED"]
-    name = score_of(finished)
-    if name is None:
-        return {}
-    cells: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    message = str(record.about.get("message", ""))
+    return record.about["status"] == "FAILED" and _NOT_FINITE.match(message) is not None
+
+
+def group_key(a: RunRecord, b: RunRecord) -> tuple[str, frozenset[str]] | None:
+    """Return which `SeedGroup` two runs belong to; None if their settings are not the same."""
+    without = (_BACKEND, "seed")
+    one, other = (identity.config_digest(side.config, without=without) for side in (a, b))
+    return (one, frozenset((a.backend, b.backend))) if one == other else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedGroup:
+    """The runs of two backends that are equal but for backend and seed.
+
+    Attributes
+    ----------
+    score
+        The final score that is compared; None if every run that ended diverged.
+    settings
+        What was swept, as it is in this group; empty if nothing but backends and seeds was.
+    digest
+        Of the config without backend and seed.
+    runs
+        By backend, the first of the two in alphabetical order, and seed, the run that counts.
+    """
+
+    score: str | None
+    settings: str
+    digest: str
+    runs: Mapping[str, Mapping[int, RunRecord]]
+
+    @property
+    def key(self) -> tuple[str, frozenset[str]]:
+        """The `group_key` of the pairs in this group."""
+        return self.digest, frozenset(self.runs)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that one side or both ran."""
+        return sorted({seed for by_seed in self.runs.values() for seed in by_seed})
+
+    @property
+    def own_starts(self) -> bool:
+        """Whether each run drew its own start."""
+        return any(
+            drew_own_start(run) for by_seed in self.runs.values() for run in by_seed.values()
+        )
+
+    def title(self, over: str = "") -> str:
+        """Return what is compared."""
+        sides = " and ".join(self.runs)
+        return (
+            f"{self.score or 'score'} of {sides}"
+            + (f" ({self.settings})" if self.settings else "")
+            + over
+        )
+
+    def test(self, margin: float) -> Equivalence:
+        """Test the two sides' final scores against each other, seed by seed."""
+        scores: dict[str, list[float]] = {side: [] for side in self.runs}
+        unpaired: dict[str, list[int]] = defaultdict(list)
+        for seed in self.seeds:
+            runs = {side: by_seed.get(seed) for side, by_seed in self.runs.items()}
+            why = _unpaired(runs)
+            if why:
+                unpaired[why].append(seed)
+                continue
+            for side, run in runs.items():
+                assert run is not None
+                known = run.about.get("scores", {})
+                scores[side].append(math.nan if diverged(run) else float(known[self.score]))
+        a, b = self.runs
+        return equivalence(
+            scores[a], scores[b], margin=margin, names=(a, b), unpaired=unpaired,
+            higher_is_better=self.score in metrics.HIGHER,
+        )  # fmt: skip
+
+
+def _ended(run: RunRecord) -> bool:
+    """Whether a run has a score, or has none because it diverged."""
+    return run.about["status"] == "FINISHED" or diverged(run)
+
+
+def _unpaired(runs: Mapping[str, RunRecord | None]) -> str:
+    """Say why the runs of one seed are no pair; nothing if they are one."""
+    reasons = [
+        f"{side} {'has no run' if run is None else 'did not finish'}"
+        for side, run in runs.items()
+        if run is None or not _ended(run)
+    ]
+    digests = {run.about.get("data", {}).get("digest") for run in runs.values() if run is not None}
+    return " and ".join(reasons) or ("they have other data" if len(digests) > 1 else "")
+
+
+def seed_groups(records: Sequence[RunRecord]) -> list[SeedGroup]:
+    """Return each two backends' runs that are equal but for backend and seed.
+
+    Of several runs of one job the newest that ended counts. A group of which no run ended, or whose
+    runs have no score in common, is left out.
+    """
+    cells: dict[str, dict[str, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
     labels: dict[str, str] = {}
-    differing = swept(finished)
-    for i, record in enumerate(finished):
-        key = config.digest(record.config, without=(_BACKEND, "seed"))
-        score = float(record.about["scores"][name])
-        cells[key][record.backend][int(record.config["seed"])] = score
-        rest = [f"{k}={v[i]}" for k, v in differing.items() if k not in (_BACKEND, "seed")]
-        labels[key] = ", ".join(rest)
-    found = {}
-    for key, by_backend in cells.items():
-        names = sorted(by_backend)
-        for i, a in enumerate(names):
-            for b in names[i + 1 :]:
-                seeds = sorted(set(by_backend[a]) & set(by_backend[b]))
-                if len(seeds) < 2:
-                    continue
-                one, other = ([by_backend[side][seed] for seed in seeds] for side in (a, b))
-                title = f"{name} of {a} and {b}" + (f" ({labels[key]})" if labels[key] else "")
-                found[title] = equivalence(one, other, margin=margin)
-    return found
+    differing = swept(records)
+    for i, record in enumerate(records):
+        digest = identity.config_digest(record.config, without=(_BACKEND, "seed"))
+        by_seed, seed = cells[digest][record.backend], int(record.config["seed"])
+        if seed not in by_seed or _ended(record) or not _ended(by_seed[seed]):
+            by_seed[seed] = record
+        settings = [f"{k}={v[i]}" for k, v in differing.items() if k not in (_BACKEND, "seed")]
+        labels[digest] = ", ".join(settings)
+    counted = Counter(labels.values())
+    for digest, label in labels.items():  # settings that only some runs have are not among them
+        if counted[label] > 1:
+            labels[digest] = f"{label}, config {digest[:8]}".removeprefix(", ")
+    groups_of_two = []
+    for digest, by_backend in cells.items():
+        for sides in itertools.combinations(sorted(by_backend), 2):
+            runs = {side: dict(by_backend[side]) for side in sides}
+            every = [run for by_seed in runs.values() for run in by_seed.values()]
+            finished = [run for run in every if run.about["status"] == "FINISHED"]
+            score = score_of(finished)
+            if score is not None or (not finished and any(map(diverged, every))):
+                groups_of_two.append(
+                    SeedGroup(score=score, settings=labels[digest], digest=digest, runs=runs)
+                )
+    return groups_of_two
+
+
+def over_seeds(records: Sequence[RunRecord], *, margin: float) -> Mapping[str, Equivalence]:
+    """Test each two backends' final scores against each other, over the seeds of both.
+
+    A run that diverged is worse than any that did not; the seeds without a pair are counted. A
+    group without a second seed is left out, unless each run drew its own start: then nothing else
+    judges it.
+    """
+    return {
+        group.title(): group.test(margin)
+        for group in seed_groups(records)
+        if len(group.seeds) > 1 or group.own_starts
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedVerdict:
+    """The verdict on runs that each drew their own start: one on a group, and not on each pair.
+
+    Attributes
+    ----------
+    title
+        What was compared, as `over_seeds` has it.
+    verdict, sentence
+        PASS, FAIL or ABSTAIN, and the outcome of the test in words.
+    covers
+        Positions of the pairs, among those that were compared, of which this is the verdict.
+    test
+        The test over seeds; None where no margin was given.
+    """
+
+    title: str
+    verdict: str
+    sentence: str
+    covers: tuple[int, ...]
+    test: Equivalence | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON takes it."""
+        test = None if self.test is None else self.test.to_dict()
+        return dataclasses.asdict(self) | {"covers": list(self.covers), "test": test}
+
+
+def seed_verdicts(
+    records: Sequence[RunRecord],
+    *,
+    pairs: Sequence[tuple[RunRecord, RunRecord]],
+    ladders: Sequence[str],
+    margin: float | None,
+) -> list[SeedVerdict]:
+    """Judge the groups whose runs drew their own starts by the test over seeds.
+
+    The test takes the place of the ABSTAIN of each of a group's pairs. A pair whose ladder says
+    anything else keeps that verdict, and a group whose pairs PASS at every seed needs no test.
+
+    Parameters
+    ----------
+    ladders
+        The verdict of each pair's ladder.
+    margin
+        The difference of scores that counts as none; without one every group is ABSTAIN.
+    """
+    verdicts = []
+    keys = [group_key(*pair) for pair in pairs]
+    for group in (group for group in seed_groups(records) if group.own_starts):
+        places = [i for i, key in enumerate(keys) if key == group.key]
+        passing = {int(pairs[i][0].config["seed"]) for i in places if ladders[i] == "PASS"}
+        if passing == set(group.seeds):
+            continue
+        test = None if margin is None else group.test(margin)
+        if test is None:
+            verdict = "ABSTAIN"
+            outcome = (
+                "each framework drew its own start; parity.margin, the difference of scores that "
+                "counts as none, judges them over seeds"
+            )
+        else:
+            verdict, outcome = test.verdict, test.sentence()
+        many = len(group.seeds)
+        over = f" over {many} seed{'s' * (many != 1)}"
+        judged = SeedVerdict(
+            title=group.title(),
+            verdict=verdict,
+            sentence=f"eval/{group.title(over)}: {outcome}",
+            covers=tuple(i for i in places if ladders[i] == "ABSTAIN"),
+            test=test,
+        )
+        verdicts.append(judged)
+    return verdicts

@@ -1,8 +1,8 @@
 """Losses, each once, in arithmetic that all backends obey; means over every sample, not sums.
 
 `ops` is the backend's small table of functions: ``mean`` (over everything), ``sum`` (over the last
-axis), ``square``, ``absolute``, ``minimum``, ``logsumexp`` (over the last axis, which stays) and
-``softplus``. A loss says which targets it wants: ``values`` (the target columns), ``binary`` (one
+axis), ``square``, ``absolute``, ``minimum``, ``logsumexp`` and ``top`` (the largest, which has no
+gradient; both over the last axis, which stays) and ``softplus``. A loss says which targets it wants: ``values`` (the target columns), ``binary`` (one
 column of 0 and 1) or ``classes`` (one column a class, one of them 1).
 """
 
@@ -64,9 +64,13 @@ def bce(prediction: Array, target: Array, *, ops: Any) -> Array:
 def cross_entropy(prediction: Array, target: Array, *, ops: Any, smoothing: Fraction) -> Array:
     """Cross-entropy of logits, averaged over the samples: ``mean(log Σ exp z − Σ y·z)``.
 
+    The largest logit is taken from all of them first. It changes no value, because Σ y is 1, but
+    the gradient ``exp(z − log Σ exp z)`` has no cancellation of large logits then.
+
     `smoothing` ε mixes the target with the uniform distribution over K classes, ``y·(1−ε) + ε/K``,
     as Keras and PyTorch do; it is an error of meaning to spread ε over the K − 1 wrong ones only.
     Source: C. Szegedy et al., "Rethinking the Inception architecture", arXiv:1512.00567 (2015).
     """
     smooth = target * (1 - smoothing) + smoothing / prediction.shape[-1] if smoothing else target
-    return ops.mean(ops.logsumexp(prediction) - ops.sum(smooth * prediction))
+    z = prediction - ops.top(prediction)
+    return ops.mean(ops.logsumexp(z) - ops.sum(smooth * z))

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
-from pipeline import config, leaderboard, losses, storage
+from pipeline import config, identity, leaderboard, losses, storage
 from pipeline.data import Dataset
 from pipeline.parity import distance
-from pipeline.parity.ladder import WORST, Ladder
+from pipeline.parity.verdict import WORST, Ladder
 from pipeline.record import RunRecord
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ _OTHER_DOT_SIZE = 11.0
 _PARAMETER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#d55e00")
 _PARAMETER_STYLES = ("-", (0, (4, 1.5)), ":")
 _DISTANCES: dict[str, dict[str, Any]] = {
-    "floor": {"label": "noise floor", "color": "#56b4e9", "linewidth": 3.5},
-    "bound": {"label": "bound", "color": "#0072b2", "linewidth": 1.4, "linestyle": (0, (4, 1.5))},
+    "own": {"label": "float32's own error, one step", "color": "#56b4e9", "linewidth": 3.5},
     "apart": {"label": "the two runs", "color": "#000000", "linewidth": 1.7},
     "forced": {"label": "each step from equal states", "color": "#d55e00", "linewidth": 1.0},
 }
@@ -229,7 +228,7 @@ def _small_multiples(records: Sequence[RunRecord], swept: Sequence[str]) -> Figu
     """Draw the losses, a panel for each combination of swept settings; seeds share one."""
     cells: dict[str, list[RunRecord]] = {}
     for record in records:
-        flat = config.flatten(record.config)
+        flat = identity.flatten(record.config)
         title = ", ".join(f"{key.removesuffix('.name')}={flat.get(key, '–')}" for key in swept)
         cells.setdefault(title, []).append(record)
     shown = dict(list(cells.items())[:_MULTIPLES])
@@ -276,7 +275,7 @@ def _draw_sensitivity(axes: Axes, *, records: Sequence[RunRecord], key: str, sco
         style = _STYLES.get(_kind(own[0]), _OTHER_STYLE)
         at: dict[float, list[float]] = {}
         for record in own:
-            value = str(config.flatten(record.config).get(key))
+            value = str(identity.flatten(record.config).get(key))
             at.setdefault(place[value], []).append(float(record.about["scores"][score]))
         xs = sorted(at)
         across = [x for x in xs for _ in at[x]]
@@ -385,11 +384,11 @@ def _write(file: BinaryIO, *, figure: Figure, kind: str, dpi: int) -> None:
 def names(records: Sequence[RunRecord]) -> list[str]:
     """Return one name a run: its label, where several share it what differs, or else its id."""
     labels = [record.label() for record in records]
-    flat = [config.flatten(record.config) for record in records]
+    flat = [identity.flatten(record.config) for record in records]
     found = []
     for label, own in zip(labels, flat, strict=True):
         peers = [other for other, its in zip(flat, labels, strict=True) if its == label]
-        keys = {key: None for peer in peers for key in peer if config.decides(key)}
+        keys = {key: None for peer in peers for key in peer if identity.decides_numbers(key)}
         parts = [
             f"{key.removesuffix('.name')}={own[key]}"
             for key in keys
@@ -1024,7 +1023,7 @@ def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
         axes.plot(steps[kept], values[kept], **look, zorder=3 + order)
     found = ladder.finding
     if found is not None and found.step is not None:
-        label = f"first difference of meaning: {found.rung}, step {found.step}"
+        label = f"first finding ({found.kind}): {found.rung}, step {found.step}"
         axes.axvline(found.step, color="#a50f15", linewidth=1.2, dashes=(1, 1.5), label=label)
     _from_zero(axes, list(curves.values()), zero="same bits")
     axes.locator_params(axis="x", integer=True)

@@ -42,17 +42,22 @@ class RunRecord:
         row 0 is the start. ``grad/<name>`` of shape ``(steps, ...)``, before clipping and decay.
         ``slot/<slot>/<name>`` of the same shape, what the optimizer keeps, after each update.
         ``layer/<name>``, what the model showed of the first batch before update 1, and its
-        ``output``. ``order/samples`` and ``order/sequence``, fingerprints of each batch that do not
-        and do tell the order of its samples. ``check/<name>``, CRC-32 of the parameters at the
-        updates ``check/step``, where the parameters themselves are not kept.
+        ``output``. ``scalar/<name>``, what the update was given besides its arrays, such as the
+        rate that it used. ``order/<name>``, fingerprints of each batch as the loop cut it, see
+        `pipeline.data.batches.fingerprints`, with its ``step`` and ``epoch``. ``check/<name>``,
+        CRC-32 of the parameters at the updates ``check/step``, where the parameters themselves are
+        not kept.
         ``first/<name>`` and ``last/<name>``, the parameters at both ends, and ``best/<name>`` where
         a validation set was scored. ``val/<score>`` at the updates ``val/step``. ``seconds`` of
         each step. ``prediction``, on the test samples. All in the run's own precision but ``lr``,
-        ``grad_norm``, ``val/...`` and ``seconds``, which are float64.
+        ``grad_norm``, ``val/...``, ``scalar/...`` and ``seconds``, which are float64.
+    digests
+        Of a record that was read, the SHA-256 of each array's file.
     """
 
     about: dict[str, Any]
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    digests: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def steps(self) -> int:
@@ -118,7 +123,7 @@ class RunRecord:
                 raise ValueError(f"{file} is missing or was altered after the run wrote it")
             large = file.stat().st_size > _MAPPED
             arrays[name] = np.load(file, mmap_mode="r" if large else None, allow_pickle=False)
-        return cls(about=about, arrays=arrays)
+        return cls(about=about, arrays=arrays, digests=digests)
 
 
 def found_in(place: Path) -> Path | None:
@@ -173,6 +178,8 @@ class Trace:
         self._layouts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         self._slots: tuple[str, ...] = ()
         self._rows: list[tuple[Any, Sequence[Any], Sequence[Any], Sequence[Any]]] = []
+        self._scalars: list[Mapping[str, Any]] = []
+        self.without_gradient: tuple[str, ...] = ()
         self._ticks: list[float] = []
         self._parts: list[dict[str, np.ndarray]] = []
         self._steps = self._taken = self._written = 0
@@ -192,6 +199,11 @@ class Trace:
         for each trained parameter.
         """
         self._stack, self._layouts, self._slots = stack, dict(layouts), tuple(slots)
+
+    @property
+    def updates(self) -> int:
+        """How many updates the loop has made."""
+        return self._steps + len(self._rows)
 
     def start(self) -> None:
         """Mark the start of a step.
@@ -218,6 +230,10 @@ class Trace:
         """
         self._rows.append((loss, gradients, parameters, slots))
         self._ticks.append(perf_counter())
+
+    def used(self, scalars: Mapping[str, Any]) -> None:
+        """Keep the numbers that the update of the newest step was given, such as its rate."""
+        self._scalars.append(scalars)
 
     def last_loss(self) -> float:
         """Return the newest loss; one that is not finite ends the run here.
@@ -247,6 +263,11 @@ class Trace:
         part = {"loss": self._stack(losses)}
         finite = np.isfinite(part["loss"])
         kept = len(losses) if finite.all() else int(np.argmin(finite)) + 1
+        scalars, self._scalars = self._scalars, []
+        if scalars:  # a signal may have come between the two
+            kept = min(kept, len(scalars))
+        for name in scalars[0] if scalars else ():
+            part[f"scalar/{name}"] = np.array([float(each[name]) for each in scalars])
         if self.full:
             for kind, rows in (("grad", gradients), ("param", parameters)):
                 # Not strict: statistics have no gradients, and Keras's fit has none at all.

@@ -15,10 +15,11 @@ import jinja2
 import numpy as np
 import yaml
 
-from pipeline import config
+from pipeline import identity
+from pipeline.leaderboard import SeedVerdict
 from pipeline.parity import distance
 from pipeline.parity.equivalence import Equivalence
-from pipeline.parity.ladder import WORST, Ladder, Rung
+from pipeline.parity.verdict import WORST, Ladder, Rung
 from pipeline.plots import names
 from pipeline.record import RunRecord
 
@@ -58,13 +59,13 @@ _CAPTIONS = {
     "0 means the same bits. The axis is linear up to 1 and logarithmic above. A line at the top, "
     "at 2·10⁹ in float32, is a small number whose sign differs.",
     "distance": "How far apart the two runs' parameters are after each step, relative to the norm "
-    "of all of them. Noise floor: how far a backend is from itself when only the order of its sums "
-    "changes. What is judged is, where it was measured, each step from equal states (and tensor by "
-    "tensor): runs left to themselves may drift over the bound, which is no finding.",
+    "of all of them; how far a step takes them apart that starts from one state; and how far "
+    "float32 takes such a step from float64. Each step from equal states is judged, tensor by tensor: how "
+    "rounding grows over the steps of two free runs is told, and is no finding.",
     "ladder": "Each tensor's largest distance over its bound on each rung: 1 is at the bound, blue "
     "is within it, orange and framed beyond; = is the same bits, hatched was not judged, and what "
-    "is blank has no such tensor. Beyond it with a PASS is a branch flip: in float64 the step "
-    "agrees.",
+    "is blank has no such tensor. Beyond it with a PASS is rounding at a kink: moved by single "
+    "roundings the step agrees.",
     "reference": "How far each run's parameters are from those of the reference after each step, "
     "in ulps of the norm of all parameters. In a pair that passes, what is nearer rounds better.",
     "ulp_histogram": "How many representable numbers lie between the two runs' parameters, number "
@@ -201,7 +202,8 @@ def _rung(rung: Rung) -> list[str]:
     step = "" if rung.step is None else str(rung.step)
     bare = rung.source == rung.by or (rung.verdict == "ABSTAIN" and rung.bound is None)
     source = "" if bare else rung.source
-    return [rung.name, rung.verdict, rung.by, rung.tensor, step, *measured, source, rung.why]
+    by = rung.kind or rung.by
+    return [rung.name, rung.verdict, by, rung.tensor, step, *measured, source, rung.why]
 
 
 def beside(ladder: Ladder) -> list[str]:
@@ -209,6 +211,8 @@ def beside(ladder: Ladder) -> list[str]:
     found = []
     if ladder.growth is not None:
         found.append(f"Distance over the steps: {ladder.growth.text}.")
+    if ladder.verdict == "PASS" and "speed" in ladder.facts:
+        found.append(f"{ladder.facts['speed']}.")
     names = {"a": ladder.a, "b": ladder.b}
     ends = {side: (errors.max(), errors[-1]) for side, errors in ladder.errors.items()}
     if ends:
@@ -262,6 +266,7 @@ def render(
     notes: Sequence[str],
     board: Table = ([], []),
     equal: Mapping[str, Equivalence] | None = None,
+    by_seeds: Sequence[SeedVerdict] = (),
 ) -> str:
     """Return the report as one HTML file that needs nothing else: no script, link or font.
 
@@ -283,13 +288,21 @@ def render(
         Header and rows of the leaderboard; empty where there is none.
     equal
         Tests of backends against each other over seeds, by what was tested.
+    by_seeds
+        Verdicts on groups whose runs drew their own starts; they are at the top, and the ladders of
+        the pairs that they cover are folded.
     """
     named = names(records)
     header, rows = summary(records)
     if len(rows) <= _FEW_RUNS:
         header, *rows = (list(line) for line in zip(header, *rows, strict=True))
     keys = _differing(records)
-    flat = [config.flatten(record.config) for record in records]
+    flat = [identity.flatten(record.config) for record in records]
+    blocks = [
+        _pair(a, b, records=records, named=named) | _verdict(ladder)
+        for (a, b), ladder in zip(pairs, ladders, strict=True)
+    ]
+    covered = covered_pairs(by_seeds)
     return _ENVIRONMENT.from_string(_TEMPLATE).render(
         title=title,
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -299,10 +312,9 @@ def render(
         equal=[(name, test.sentence()) for name, test in (equal or {}).items()],
         header=header,
         rows=rows,
-        pairs=[
-            _pair(a, b, records=records, named=named) | _verdict(ladder)
-            for (a, b), ladder in zip(pairs, ladders, strict=True)
-        ],
+        any_pairs=bool(blocks),
+        pairs=[blocks[i] for i in range(len(blocks)) if i not in covered],
+        by_seeds=[(group, [blocks[i] for i in group.covers]) for group in by_seeds],
         images=[
             {
                 "name": name,
@@ -387,14 +399,14 @@ def _shown(value: Any) -> str:
 
 def _differing(records: Sequence[RunRecord]) -> list[str]:
     """Return the dotted keys of the settings in which the runs differ."""
-    flat = [config.flatten(record.config) for record in records]
+    flat = [identity.flatten(record.config) for record in records]
     keys = dict.fromkeys(key for own in flat for key in own)
     return [k for k in keys if any(own.get(k, MISSING) != flat[0].get(k, MISSING) for own in flat)]
 
 
 def _config_text(record: RunRecord, *, keys: Iterable[str]) -> str:
     """Write a config as YAML, the settings in which the runs differ first."""
-    flat = config.flatten(record.config)
+    flat = identity.flatten(record.config)
     first = [f"# {key}: {_shown(flat[key])}" for key in keys if key in flat]
     head = ["# Differs between the runs:", *first, ""] if first else []
     body = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
@@ -416,7 +428,7 @@ def _what(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
         "precision": "backend.dtype",
         "seed": "seed",
     }
-    flat = [config.flatten(record.config) for record in records]
+    flat = [identity.flatten(record.config) for record in records]
     lines = [("runs", str(len(records)))]
     for word, key in wanted.items():
         values = dict.fromkeys(_shown(own[key]) for own in flat if key in own)
@@ -485,16 +497,40 @@ def _verdict(ladder: Ladder) -> dict[str, Any]:
     }
 
 
+def covered_pairs(by_seeds: Sequence[SeedVerdict]) -> set[int]:
+    """Return the positions of the pairs that are judged over seeds and not one by one."""
+    return {i for group in by_seeds for i in group.covers}
+
+
+def pair_verdicts(
+    ladders: Sequence[Ladder], by_seeds: Sequence[SeedVerdict] = ()
+) -> list[tuple[str, str]]:
+    """Return the verdict on each pair and why: its ladder's, or that on its group over seeds."""
+    judged = [(ladder.verdict, ladder.sentence()) for ladder in ladders]
+    for group in by_seeds:
+        for i in group.covers:
+            judged[i] = (group.verdict, group.sentence)
+    return judged
+
+
 def verdicts(
-    records: Sequence[RunRecord], pairs: Sequence[Pair], ladders: Sequence[Ladder]
+    records: Sequence[RunRecord],
+    pairs: Sequence[Pair],
+    ladders: Sequence[Ladder],
+    by_seeds: Sequence[SeedVerdict] = (),
 ) -> Table:
     """Return a table of pairs: the two runs, the verdict, and why."""
     named = dict(zip(map(id, records), names(records), strict=True))
     rows = [
-        [named[id(a)], named[id(b)], ladder.verdict, ladder.sentence()]
-        for (a, b), ladder in zip(pairs, ladders, strict=True)
+        [named[id(a)], named[id(b)], verdict, why]
+        for (a, b), (verdict, why) in zip(pairs, pair_verdicts(ladders, by_seeds), strict=True)
     ]
     return ["a", "b", "verdict", "why"], rows
+
+
+def by_verdict(by_seeds: Sequence[SeedVerdict], *, worst_first: bool) -> list[SeedVerdict]:
+    """Return the verdicts over seeds, sorted; the worst one is what counts."""
+    return sorted(by_seeds, key=lambda group: WORST[group.verdict], reverse=worst_first)
 
 
 def equivalences(equal: Mapping[str, Equivalence]) -> Table:
@@ -523,19 +559,28 @@ def description(
     ladders: Sequence[Ladder] = (),
     board: Table = ([], []),
     equal: Mapping[str, Equivalence] | None = None,
+    by_seeds: Sequence[SeedVerdict] = (),
 ) -> str:
     """Describe in Markdown what a sweep was asked for and what it came to, at most a page."""
     parts = [asked(overrides, jobs=jobs)]
-    if pairs:
-        kinds = [ladder.verdict for ladder in ladders]
+    if by_seeds:
+        sorted_groups = by_verdict(by_seeds, worst_first=True)
+        told = [f"- **{group.verdict}**: {group.sentence}" for group in sorted_groups]
+        parts.append("**Verdict over seeds:**\n\n" + _listed(told))
+    covered = covered_pairs(by_seeds)
+    rows = verdicts(records, pairs, ladders)[1]
+    judged = [row for i, row in enumerate(rows) if i not in covered]
+    if judged:
+        kinds = [kind for _, _, kind, _ in judged]
         counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in WORST if kind in kinds)
-        many = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+        many = "1 pair" if len(judged) == 1 else f"{len(judged)} pairs"
         parts.append(f"**Parity of {many}:** {counted}.")
-        named = verdicts(records, pairs, ladders)[1]
-        bad = [f"- {a} against {b}: {why}" for a, b, kind, why in named if kind != "PASS"]
+        bad = [f"- {a} against {b}: {why}" for a, b, kind, why in judged if kind != "PASS"]
         parts.append(_listed(bad))
-    if equal:
-        sentences = [f"- {name}: {test.sentence()}" for name, test in equal.items()]
+    decided = {group.title for group in by_seeds}
+    rest = {name: test for name, test in (equal or {}).items() if name not in decided}
+    if rest:
+        sentences = [f"- {name}: {test.sentence()}" for name, test in rest.items()]
         parts.append("**Over seeds:**\n\n" + _listed(sentences))
     if board[1]:
         header, rows = board[0], board[1][:_MOST_LINES]
@@ -641,10 +686,42 @@ pre { background: var(--panel); padding: .9rem 1.1rem; border-radius: 6px; overf
 </tbody>
 </table></div>
 {% endmacro %}
+{% macro told(pair) %}
+<h3>a = {{ pair.names[0] }} &nbsp;·&nbsp; b = {{ pair.names[1] }}</h3>
+<p><span class="{{ pair.verdict }}">{{ pair.verdict }}</span> {{ pair.sentence }}</p>
+<div class="wide"><table class="rungs">
+<thead><tr>{% for cell in pair.columns %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in pair.rungs %}
+<tr><th scope="row">{{ row[0] }}</th><td class="{{ row[1] }}">{{ row[1] }}</td>
+{% for cell in row[2:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% for line in pair.beside %}
+<p>{{ line }}</p>
+{% endfor %}
+{% if pair.notes %}
+<details{{ " open" if pair.notes|length <= most_notes }}>
+<summary>Notes ({{ pair.notes|length }})</summary>
+<ul>
+{% for note in pair.notes %}
+<li>{{ note }}</li>
+{% endfor %}
+</ul></details>
+{% endif %}
+{% if pair.said %}
+<p>{{ pair.said }}</p>
+{% endif %}
+{{ table(pair.header, pair.rows) }}
+{% endmacro %}
 <h1>{{ title }}</h1>
 <p class="soft">Twingrad report of {{ date }}</p>
 {% for note in notes %}
 <p>{{ note }}</p>
+{% endfor %}
+{% for group, _ in by_seeds %}
+<p><span class="{{ group.verdict }}">{{ group.verdict }}</span> {{ group.sentence }}</p>
 {% endfor %}
 {% for pair in pairs %}
 <p><span class="{{ pair.verdict }}">{{ pair.verdict }}</span>
@@ -682,39 +759,22 @@ the width of Student's interval.</p>
 <h2>Over seeds</h2>
 <dl>{% for name, sentence in equal %}<dt>{{ name }}</dt><dd>{{ sentence }}</dd>{% endfor %}</dl>
 <p class="soft">Two one-sided tests on the differences of runs with the same seed: equivalent where
-the whole interval lies inside the margin, different where it lies outside.</p>
+the whole interval lies inside the margin, different where it lies outside. A run that diverged is
+worse than any that did not.</p>
 {% endif %}
 
-{% if pairs %}
+{% if any_pairs %}
 <h2>Agreement</h2>
 {% for pair in pairs %}
-<h3>a = {{ pair.names[0] }} &nbsp;·&nbsp; b = {{ pair.names[1] }}</h3>
-<p><span class="{{ pair.verdict }}">{{ pair.verdict }}</span> {{ pair.sentence }}</p>
-<div class="wide"><table class="rungs">
-<thead><tr>{% for cell in pair.columns %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in pair.rungs %}
-<tr><th scope="row">{{ row[0] }}</th><td class="{{ row[1] }}">{{ row[1] }}</td>
-{% for cell in row[2:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{{ told(pair) }}
 {% endfor %}
-</tbody>
-</table></div>
-{% for line in pair.beside %}
-<p>{{ line }}</p>
+{% for group, covered in by_seeds if covered %}
+<details><summary>The ladders of {{ group.title }}: each framework drew its own start, so the
+verdict is that over seeds ({{ covered|length }})</summary>
+{% for pair in covered %}
+{{ told(pair) }}
 {% endfor %}
-{% if pair.notes %}
-<details{{ " open" if pair.notes|length <= most_notes }}>
-<summary>Notes ({{ pair.notes|length }})</summary>
-<ul>
-{% for note in pair.notes %}
-<li>{{ note }}</li>
-{% endfor %}
-</ul></details>
-{% endif %}
-{% if pair.said %}
-<p>{{ pair.said }}</p>
-{% endif %}
-{{ table(pair.header, pair.rows) }}
+</details>
 {% endfor %}
 <p class="soft">A rung's distance and bound are norms, relative to that of the tensor, where the
 first is largest over the second. Largest differences of parameters over all steps; step 0 is the

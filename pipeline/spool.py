@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -194,6 +195,20 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", str(error)):
         return True  # NumPy's way to say it
     return any(words in str(error) for words in ("disk is full", "No space left on device"))
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Say of a full disk what did not fit; the half of a record that did makes room again."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        if path.name == "record" and not (path / "record.json").exists():
+            shutil.rmtree(path, ignore_errors=True)
+        named = error.filename or path
+        raise OSError(errno.ENOSPC, "the disk is full", str(named)) from None
 
 
 def _position(folder: Path) -> tuple[int, str | None]:

@@ -34,8 +34,9 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from pipeline import search, storage
-from pipeline.config import Config, ConfigError, parse
-from pipeline.parity.ladder import WORST
+from pipeline.config import Config, ConfigError, accepted_differences, parse
+from pipeline.parity.evidence import METHOD_NAME
+from pipeline.parity.verdict import WORST
 from pipeline.record import RunRecord
 from pipeline.spool import redact
 
@@ -451,6 +452,8 @@ def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
         margin=settings.parity.margin,
+        accept=accepted_differences(settings.parity.accept),
+        precision=settings.parity.precision,
         evidence=_evidence(settings, budget=0.0 if interrupted else settings.parity.budget),
         hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
         notes=notes,
@@ -465,7 +468,7 @@ def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
             print(f"{key}  {value}")
     page = tracking.page(settings.tracking.experiment)
     terminal.where(result.folder, uri=settings.tracking.uri, page=page)
-    return result.exit_code if result.pairs or unreadable else 0
+    return result.exit_code if result.judges else 0
 
 
 def left_by(
@@ -512,7 +515,7 @@ def publish(
         "runs": report.summary(result.records),
         "leaderboard": result.board,
         "differences": leaderboard.differences(result.records),
-        "verdicts": report.verdicts(result.records, result.pairs, result.ladders),
+        "verdicts": report.verdicts(result.records, result.pairs, result.ladders, result.by_seeds),
         "equivalence": report.equivalences(result.equal),
         "pairs": result.table(),
     }
@@ -521,37 +524,38 @@ def publish(
             parent.log_table(header, rows, name)
     for name, test in result.equal.items():
         parent.log_tags({f"equivalence.{name}"[:250]: test.sentence()})
-    if result.pairs or result.unreadable:
-        parent.log_tags({"parity.verdict": result.worst})
+    if result.judges:
+        parent.log_tags({"parity.verdict": result.worst, "parity.method": METHOD_NAME})
     parent.log_metrics({f"parity/{key}": v for key, v in result.largest().items()})
     text = report.description(
         result.records, overrides=overrides, jobs=jobs, notes=notes, pairs=result.pairs,
         ladders=result.ladders, board=result.board, equal=result.equal,
+        by_seeds=result.by_seeds,
     )  # fmt: skip
     parent.describe(text)
 
 
 def _evidence(settings: Any, *, budget: float) -> Any:
     """Return what measures a pair at the end of a sweep, as long as the budget (s) lasts."""
-    from pipeline.stages.probe import evidence_of, probed
+    from pipeline.stages.probe import find_evidence, probe_and_save
     from pipeline.stages.run import needs_own_process
 
     left = budget
 
     def measured(a: RunRecord, b: RunRecord) -> Any:
         nonlocal left
-        known = evidence_of(a, b)
+        known = find_evidence(a, b, **probing(settings))
         drawn = parse(a.config).model.init == "framework"  # starts of their own: no pair to probe
         if known is not None or settings.parity.probe == "off" or drawn or not a.named("param"):
             return known
-        runs = settings.parity.permutations + 4  # permuted, own, forced, float64, reference
-        expected = runs * sum(side.about["time"].get("train_s", 0.0) for side in (a, b))
+        # Both sides in both precisions from either's states, and the reference.
+        expected = 5 * sum(side.about["time"].get("train_s", 0.0) for side in (a, b))
         if expected > left or any(needs_own_process(parse(side.config)) for side in (a, b)):
             return None
         start = time.perf_counter()
-        print(f"probing {a.label()} against {b.label()}: what does rounding do here?", flush=True)
+        print(f"probing {a.label()} against {b.label()}: every step from equal states", flush=True)
         try:
-            return probed(a, b, say=said, **probing(settings))
+            return probe_and_save(a, b, say=said, **probing(settings))
         except Exception as error:  # the runs are compared all the same, by what there is
             reason = redact(f"{type(error).__name__}: {error}")
             print(f"twingrad: warning: the probe failed: {reason}", file=sys.stderr)
@@ -569,7 +573,7 @@ def said(text: str) -> None:
 
 def probing(settings: Any) -> dict[str, Any]:
     """Return what a probe is told by the config."""
-    wanted = ("permutations", "forced", "prove", "gradcheck")
+    wanted = ("prove", "gradcheck")
     return {key: getattr(settings.parity, key) for key in wanted}
 
 
@@ -582,16 +586,18 @@ def _tag(result: Any) -> None:
         if tracked is not None:
             tracked.log_tags({"parity.verdict": "ERROR"})
     told: dict[str, list[tuple[str, str]]] = {}
-    for pair, ladder in zip(result.pairs, result.ladders, strict=True):
+    for pair, (verdict, _) in zip(result.pairs, result.verdicts, strict=True):
         ids = [str(side.about.get("run", "")) for side in pair]
         for own, twin in (ids, ids[::-1]):
-            told.setdefault(own, []).append((ladder.verdict, twin))
+            told.setdefault(own, []).append((verdict, twin))
     for run, found in told.items():
         worst = max((verdict for verdict, _ in found), key=WORST.__getitem__)
         twins = ", ".join(twin for _, twin in found)
         tracked = tracking.reopen(run)
         if tracked is not None:
-            tracked.log_tags({"parity.verdict": worst, "parity.twin": twins})
+            tracked.log_tags(
+                {"parity.verdict": worst, "parity.twin": twins, "parity.method": METHOD_NAME}
+            )
 
 
 def _settings(config: DictConfig) -> Config:

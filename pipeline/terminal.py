@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
-from pipeline.parity.ladder import Ladder
+from pipeline.leaderboard import SeedVerdict
+from pipeline.parity.verdict import Ladder
 from pipeline.plots import names
 from pipeline.spool import redact
 
@@ -107,7 +108,7 @@ def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
     sources: dict[str, list[str]] = {}
     longer: dict[str, str] = {}
     for row in rows:
-        # "noise floor, each step from equal states" is too long for a cell.
+        # "own errors of both sides, from equal states" is too long for a cell.
         row[-2] = re.split(r": |, | of ", row[-2])[0]
         if row[-2]:
             sources.setdefault(row[-2], []).append(row[0])
@@ -161,18 +162,22 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         out.print(_table(turned[0], turned[1:], title="Runs"))
     if result.board[1]:
         _listed(out, *result.board, title="Leaderboard")
+    decided = {group.title for group in result.by_seeds}
     for name, test in result.equal.items():
-        out.print(Text(f"{name}: {test.sentence()}"))
+        if name not in decided:
+            out.print(Text(f"{name}: {test.sentence()}"))
     named = dict(zip(map(id, result.records), names(result.records), strict=True))
-    if len(result.pairs) > _MOST_LADDERS:
+    covered = report.covered_pairs(result.by_seeds)
+    judged = zip(result.pairs, result.ladders, strict=True)
+    shown = [both for i, both in enumerate(judged) if i not in covered]
+    if len(shown) > _MOST_LADDERS:
         found = [
             [f"{named[id(a)]} against {b.label()}", ladder.verdict, ladder.sentence()]
-            for (a, b), ladder in zip(result.pairs, result.ladders, strict=True)
+            for (a, b), ladder in shown
         ]
         out.print(_table(["pair", "verdict", "why"], found, title="Pairs"))
         out.print(Text("Their ladders are in the report and in parity.json."))
-    shown = zip(result.pairs, result.ladders, strict=True)
-    for (a, b), ladder in shown if len(result.pairs) <= _MOST_LADDERS else ():
+    for (a, b), ladder in shown if len(shown) <= _MOST_LADDERS else ():
         header, rows = report.pair_summary(a, b)
         out.print(_table(header, rows, title=f"{named[id(a)]} against {b.label()}"))
         _judged(out, ladder)
@@ -183,6 +188,21 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         alone = [named[id(record)] for record in result.alone]
         out.print(Text(report.leftovers(alone, pairs=len(result.pairs))))
     failures(notes)
+    _over_seeds(out, result.by_seeds)
+
+
+def _over_seeds(out: Console, by_seeds: Sequence[SeedVerdict]) -> None:
+    """Print the verdicts on groups of runs that drew their own starts, a line each.
+
+    The worst is the last line, because it is what the exit code says.
+    """
+    groups = report.by_verdict(by_seeds, worst_first=False)
+    if len(groups) > _MOST_ROWS:
+        out.print(Text(f"  {len(groups) - _MOST_ROWS // 2} more verdicts are in the report."))
+        groups = groups[-(_MOST_ROWS // 2) :]
+    for group in groups:
+        verdict = (group.verdict, _COLOURS[group.verdict])
+        out.print(Text.assemble(verdict, f": {group.sentence}"), soft_wrap=not out.is_terminal)
 
 
 def failures(notes: Sequence[str]) -> None:

@@ -618,10 +618,14 @@ def children(parent: str) -> list[Any]:
             return found
 
 
-def finished(*, experiment: str, tags: Mapping[str, str]) -> str | None:
-    """Return the newest finished run with these tags, None if there is none or nobody answers."""
+def finished(*, experiment: str, tags: Mapping[str, str], asked: str) -> str | None:
+    """Return the newest finished run with these tags, None if there is none or nobody answers.
+
+    `asked` are words in their usual order: a run of which more was asked has what they ask for.
+    """
     client = MlflowClient()
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    wanted += f" and tags.`asked` LIKE '%{asked.replace(' ', '%')}%'"
     try:
         known = client.get_experiment_by_name(experiment)
         if known is None:

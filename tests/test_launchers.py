@@ -17,8 +17,9 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from pipeline import models, search
+from pipeline.jobs.check import check_config
+from pipeline.jobs.resolve import resolve
 from pipeline.record import RunRecord
-from pipeline.stages.check import check, samples_and_start
 
 CONF = Path(__file__).parent.parent / "conf"
 PIPELINE = (sys.executable, "-m", "pipeline", "-m", "tracking.model=false", "parity.probe=off")
@@ -292,7 +293,7 @@ def test_bad_sweeps_are_one_line_and_leave_nothing(tmp_path, call, overrides, na
 
 
 def members(name):
-    """Every member of a ready sweep, composed and checked as the command does it."""
+    """Every member of a ready sweep, composed as the command does it."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         whole = compose("config", [f"sweep={name}"], return_hydra_config=True)
         params = OmegaConf.to_container(whole.hydra.sweeper.params)
@@ -304,7 +305,7 @@ def members(name):
             compose("config", [f"sweep={name}", *(f"{k}={v}" for k, v in one.items())])
             for one in chosen
         ]
-    return whole, [check(OmegaConf.to_container(each, resolve=True)) for each in composed]
+    return whole, [OmegaConf.to_container(each, resolve=True) for each in composed]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,8 @@ def members(name):
     [("article_lr", 10), ("optimizers", 16), ("seeds", 4), ("parity_matrix", None)],
 )
 def test_ready_sweeps_are_right_in_every_member(name, count):
-    whole, settings = members(name)
+    whole, composed = members(name)
+    settings = [check_config(values) for values in composed]
     assert (str(whole.hydra.mode).split(".")[-1], whole.sweep.title) == ("MULTIRUN", name)
     assert count in (len(settings), None)
     assert {each.backend.name for each in settings} == {"torch", "tensorflow"}
@@ -323,8 +325,8 @@ def test_ready_sweeps_are_right_in_every_member(name, count):
     if name == "parity_matrix":
         pairs = {m for m in models.names() if {"torch", "tensorflow"} <= set(models.backends_of(m))}
         assert {each.model.name for each in settings} == pairs
-        for each in settings:
-            samples_and_start(each)
+        for values in composed:
+            resolve(values)
 
 
 def test_what_a_search_can_minimise():

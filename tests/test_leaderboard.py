@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import leaderboard
-from pipeline.record import RunRecord
+from pipeline.record import NonFiniteLossError, RunRecord
 
 CONFIG = {"backend": {"name": "torch"}, "optimizer": {"name": "gd", "lr": 0.1}, "seed": 0,
           "train": {"loop": "manual"}, "tracking": {"uri": "a"}}  # fmt: skip
@@ -91,3 +91,148 @@ def test_backends_are_tested_over_the_seeds_that_both_ran():
         "accuracy of tensorflow and torch (optimizer.lr=0.1)",
         "accuracy of tensorflow and torch (optimizer.lr=0.2)",
     }
+
+
+def sweep(backend, seeds, *, init="shared", **about):
+    """Runs of one backend over seeds, that all score the same."""
+    runs = [record(backend, seed=seed) for seed in seeds]
+    for run in runs:
+        run.about["config"]["model"] = {"init": init}
+        run.about |= about
+    return runs
+
+
+def ended(runs, message, status="FAILED"):
+    """The same runs as they are when they did not finish: without scores."""
+    for run in runs:
+        run.about |= {"status": status, "message": message}
+        del run.about["scores"]
+    return runs
+
+
+NAN = str(NonFiniteLossError(3, 0.1, float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "is_one"),
+    [("FAILED", NAN, True), ("FAILED", str(NonFiniteLossError(12, 1e-3, -np.inf)), True),
+     ("FAILED", "RuntimeError('the loss became nan at step 3')", False),
+     ("KILLED", NAN, False), ("FINISHED", "", False)],
+)  # fmt: skip
+def test_who_diverged_is_told_by_the_error_of_a_loss_that_is_not_finite(status, message, is_one):
+    run = record(status=status)
+    run.about["message"] = message
+    assert leaderboard.diverged(run) == is_one
+
+
+def test_runs_that_diverged_are_counted_and_are_the_worse_ones():
+    for side, sign in (("torch", 1), ("tensorflow", -1)):
+        other = {"torch": "tensorflow", "tensorflow": "torch"}[side]
+        lost = ended(sweep(side, range(3)), NAN)
+        runs = [*lost, *sweep(side, range(3, 6)), *sweep(other, range(6))]
+        (test,) = leaderboard.over_seeds(runs, margin=0.01).values()
+        assert (test.outcome, test.n, test.mean) == ("different", 6, sign * np.inf)
+        assert f"{side} alone diverged at 3 seeds" in test.sentence()
+    kept = [run for run in runs if run not in lost[:1]] + sweep("tensorflow", [0])
+    (test,) = leaderboard.over_seeds(kept, margin=0.01).values()
+    assert test.outcome == "too few seeds"  # 2 of 6: and not "equivalent, 4 pairs"
+
+
+def test_a_score_that_is_not_finite_is_of_a_run_that_diverged():
+    runs = [*sweep("torch", range(6)), *sweep("tensorflow", range(6))]
+    for run in runs[:3]:
+        run.about["scores"] = {"accuracy": float("nan")}
+    (test,) = leaderboard.over_seeds(runs, margin=0.01).values()
+    assert (test.outcome, test.diverged) == ("different", (0, 3))
+
+
+def test_runs_that_were_killed_or_are_missing_are_no_pair_and_are_said():
+    killed = ended(sweep("torch", [1, 2]), "KeyboardInterrupt()", "KILLED")
+    crashed = ended(sweep("tensorflow", [2]), "MemoryError()")
+    torch, tensorflow = sweep("torch", [0, 3, 4, 5, 6]), sweep("tensorflow", [0, 1, 3, 4, 5])
+    (test,) = leaderboard.over_seeds([*killed, *crashed, *torch, *tensorflow], margin=1).values()
+    assert (test.outcome, test.n, test.diverged) == ("equivalent", 4, (0, 0))
+    assert test.unpaired == {
+        "torch did not finish": [1],
+        "tensorflow did not finish and torch did not finish": [2],
+        "tensorflow has no run": [6],
+    }
+
+
+def test_runs_of_one_seed_with_other_data_are_no_pair():
+    runs = [*sweep("torch", range(5)), *sweep("tensorflow", range(5))]
+    for run in runs:
+        run.about["data"] = {"digest": f"{run.config['seed']}"}
+    runs[0].about["data"] = {"digest": "another file"}
+    (test,) = leaderboard.over_seeds(runs, margin=1).values()
+    assert (test.n, test.unpaired) == (4, {"they have other data": [0]})
+
+
+def test_of_two_runs_of_a_job_the_newest_that_ended_counts():
+    runs = [*sweep("torch", range(4)), *sweep("tensorflow", range(4))]
+    again = ended(sweep("torch", [0]), "KeyboardInterrupt()", "KILLED")
+    (test,) = leaderboard.over_seeds([*runs, *again], margin=1).values()
+    assert test.n == 4
+    (test,) = leaderboard.over_seeds([*runs, *ended(sweep("torch", [0]), NAN)], margin=1).values()
+    assert (test.n, test.diverged) == (4, (0, 1))
+
+
+def test_groups_that_no_swept_setting_tells_apart_have_titles_of_their_own():
+    runs = [*sweep("torch", range(4)), *sweep("tensorflow", range(4))]
+    more = [record(b, seed=s, beta=0.9) for b in ("torch", "tensorflow") for s in range(4)]
+    for run in more:
+        run.about["config"]["model"] = {"init": "shared"}
+    assert len(leaderboard.over_seeds([*runs, *more], margin=1)) == 2
+
+
+def judged(runs, ladders, margin=0.01):
+    """The verdicts over seeds, where the pair at each seed has a ladder with such a verdict."""
+    sides = ([r for r in runs if r.backend == b] for b in ("torch", "tensorflow"))
+    pairs = [
+        (a, b) for a, b in zip(*sides, strict=True)
+        if {a.about["status"], b.about["status"]} == {"FINISHED"}
+    ]  # fmt: skip
+    return leaderboard.seed_verdicts(runs, pairs=pairs, ladders=ladders, margin=margin)
+
+
+def own_starts(many=6):
+    names = ("torch", "tensorflow")
+    return [run for name in names for run in sweep(name, range(many), init="framework")]
+
+
+def test_of_own_starts_the_test_over_seeds_is_the_verdict_on_each_pair_that_abstains():
+    (verdict,) = judged(own_starts(), ["ABSTAIN"] * 5 + ["FAIL"])
+    assert (verdict.verdict, verdict.covers) == ("PASS", (0, 1, 2, 3, 4))  # FAIL stays one
+    assert verdict.sentence.startswith(
+        "eval/accuracy of tensorflow and torch over 6 seeds: equivalent: difference 0,"
+    )
+    assert judged([*sweep("torch", range(6)), *sweep("tensorflow", range(6))], ["PASS"] * 6) == []
+    assert judged(own_starts(), ["PASS"] * 6) == []  # equal starts after all, such as zeros
+
+
+def test_without_a_margin_own_starts_are_abstentions_that_name_it():
+    (verdict,) = judged(own_starts(), ["ABSTAIN"] * 6, margin=None)
+    assert (verdict.verdict, verdict.test) == ("ABSTAIN", None)
+    assert "parity.margin" in verdict.sentence
+
+
+def test_own_starts_of_one_seed_are_too_few_and_of_none_that_finished_a_difference():
+    (verdict,) = judged(own_starts(1), ["ABSTAIN"])
+    assert verdict.verdict == "ABSTAIN"
+    assert "over 1 seed: too few seeds: 1 pair, 4 are needed" in verdict.sentence
+    runs = own_starts()
+    ended(runs[:6], NAN)
+    (verdict,) = judged(runs, [])
+    assert (verdict.verdict, verdict.covers) == ("FAIL", ())
+    assert "torch alone diverged at 6 seeds" in verdict.sentence
+
+
+def test_where_all_runs_diverged_that_is_said():
+    runs = ended(own_starts(), NAN)
+    (verdict,) = judged(runs, [])
+    assert verdict.verdict == "ABSTAIN"
+    assert verdict.sentence == (
+        "eval/score of tensorflow and torch over 6 seeds: too few seeds: 0 pairs, 4 are needed; "
+        "6 seeds diverged in both"
+    )
+    assert judged(ended(own_starts(), "KeyboardInterrupt()", "KILLED"), []) == []

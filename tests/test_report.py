@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline import report
+from pipeline.leaderboard import SeedVerdict
 from pipeline.parity import distance
+from pipeline.parity.equivalence import equivalence
 from pipeline.parity.growth import Growth
 from pipeline.parity.ladder import RUNGS, Finding, Ladder, Rung
 from pipeline.record import RunRecord
@@ -471,3 +473,64 @@ def test_verdicts_are_a_table_of_pairs():
     assert header == ["a", "b", "verdict", "why"]
     assert rows[0][:3] == ["torch", "tensorflow", "FAIL"]
     assert report.verdicts([a], [], []) == (header, [])
+
+
+UNJUDGED = ladder(
+    *(Rung(name=name, verdict="ABSTAIN", why="each framework drew its own start")
+      for name in RUNGS[1:])
+)  # fmt: skip
+
+
+def own_starts(verdict="PASS", *, covers=range(5), title="mse of tensorflow and torch"):
+    """A verdict over seeds on the pairs at some positions."""
+    test = equivalence([1.0] * 5, [1.0] * 5, margin=0.1)
+    return SeedVerdict(
+        title=title, verdict=verdict, sentence=f"eval/{title} over 5 seeds: {test.sentence()}",
+        covers=tuple(covers), test=test,
+    )  # fmt: skip
+
+
+def test_a_file_has_the_verdict_over_seeds_at_the_top_and_folds_the_ladders_it_covers():
+    a, b = make(), make("tensorflow")
+    group = own_starts()
+    text = html([a, b], pairs=[(a, b)] * 6, ladders=[*[UNJUDGED] * 5, ladder(WRONG)],
+                by_seeds=[group], equal={group.title: group.test})  # fmt: skip
+    assert not Parsed(text).open
+    top = text.partition("What was run")[0]
+    assert re.search(rf'<span class="PASS">PASS</span> {re.escape(group.sentence)}', top)
+    assert (
+        len(re.findall(r'<span class="\w+">', top)) == 2
+    )  # the group, and the pair that it is not of
+    unfolded = re.sub(
+        r"<details>.*?</details>", "", text.partition("Settings</h2>")[0], flags=re.DOTALL
+    )
+    assert text.count('<td class="ABSTAIN">') == 5 * 7
+    assert '<td class="ABSTAIN">' not in unfolded
+    assert unfolded.count('<td class="FAIL">') == 1
+    assert "The ladders of mse of tensorflow and torch" in text
+
+
+def test_a_description_says_the_verdict_over_seeds_and_counts_the_other_pairs():
+    a, b = make(), make("tensorflow")
+    groups = [own_starts(), own_starts("FAIL", covers=(), title="mse of numpy and torch")]
+    given = {
+        "overrides": ["seed=range(5)"], "jobs": 10, "notes": [], "by_seeds": groups,
+        "equal": {group.title: group.test for group in groups},
+    }  # fmt: skip
+    text = report.description([a, b], pairs=[(a, b)] * 5, ladders=[UNJUDGED] * 5, **given)
+    passed, failed = (f"- **{group.verdict}**: {group.sentence}" for group in groups)
+    assert f"**Verdict over seeds:**\n\n{failed}\n{passed}" in text  # the worst first
+    assert "Parity of" not in text
+    assert "ABSTAIN" not in text
+    assert text.count("equivalent: ") == 2  # each is said once
+    mixed = [*[UNJUDGED] * 5, ladder(WRONG, finding=FINDING)]
+    text = report.description([a, b], pairs=[(a, b)] * 6, ladders=mixed, **given)
+    assert "**Parity of 1 pair:** 1 FAIL." in text
+
+
+def test_the_table_of_verdicts_has_the_group_for_a_pair_that_it_covers():
+    a, b = make(), make("tensorflow")
+    ladders = [UNJUDGED, UNJUDGED, ladder()]
+    rows = report.verdicts([a, b], [(a, b)] * 3, ladders, [own_starts("FAIL", covers=(1,))])[1]
+    assert [row[2] for row in rows] == ["ABSTAIN", "FAIL", "PASS"]
+    assert "over 5 seeds" in rows[1][3]

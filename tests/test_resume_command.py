@@ -22,16 +22,16 @@ QUICK = ("backend=numpy,torch", "data=wine", "model=softmax", "loss=cross_entrop
          "tracking.model=false", "parity.probe=off", "parity.rtol=1e-3", "parity.atol=1e-6")  # fmt: skip
 
 
-def start(*overrides, cwd):
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+def start(*overrides, cwd, **flags):
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | flags
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *overrides], cwd=cwd, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def call(*overrides, cwd):
-    process = start(*overrides, cwd=cwd)
+def call(*overrides, cwd, **flags):
+    process = start(*overrides, cwd=cwd, **flags)
     out, err = process.communicate()
     return process.returncode, out, err
 
@@ -109,9 +109,18 @@ def test_other_code_and_other_settings_are_refused(tmp_path):
     run = about["about"]["run"]
     code, _, err = call(f"resume={run}", "optimizer.lr=1", cwd=tmp_path)
     assert (code, "optimizer.lr" in err) == (2, True)
-    for key, said in (("code.digest", "other code"), ("data.digest", "other data")):
-        changed = about | {"about": about["about"] | {key: "0"}}
-        path.write_text(json.dumps(changed))
+    config = about["about"]["config"]
+    altered = config | {"optimizer": config["optimizer"] | {"lr": 0.5}}
+    for change, said in (
+        ({"code.digest": "0"}, "other code"),
+        ({"data.digest": "0"}, "other data"),
+        ({"environment.digest": "0"}, "other versions, flags, CPU or device"),
+        ({"environment.digest": None}, "other code"),  # of code that did not know it
+        ({"config": altered}, "its stored config was altered"),
+        ({"config": None}, "its stored config was altered"),
+    ):
+        left = {k: v for k, v in (about["about"] | change).items() if v is not None}
+        path.write_text(json.dumps(about | {"about": left}))
         code, _, err = call(f"resume={run}", cwd=tmp_path)
         assert (code, len(err.splitlines())) == (2, 1)
         assert said in err
@@ -171,3 +180,18 @@ def test_a_repeated_sweep_runs_only_what_is_missing(tmp_path):
         runs = sorted(tmp_path.glob("outputs/sweeps/*/*/parity.json"))[-1].read_text()
         assert len(json.loads(runs)["alone"]) == 1
     assert len(query(tmp_path, "select 1 from tags where key='kind' and value='run'")) == 7
+
+
+def test_what_asks_for_more_or_is_run_elsewhere_was_not_finished_before(tmp_path):
+    sweep = ("backend=numpy", "seed=0,1", *QUICK[1:])
+    unscored = ("stages=[generate,train]",)
+    for more, flags, links in (
+        (unscored, {}, 0),
+        ((), {}, 0),  # wants scores
+        (unscored, {}, 2),  # of which those with scores have more than is asked
+        (("tracking.model=true",), {}, 0),
+        ((), {"MKL_CBWR": "COMPATIBLE"}, 0),  # nothing that NumPy here listens to, but it might
+    ):
+        code, out, err = call("-m", *sweep, *more, cwd=tmp_path, **flags)
+        assert code == 0, err
+        assert out.count("finished before, as run") == links, (more, flags)

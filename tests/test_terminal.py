@@ -14,10 +14,12 @@ from tests.test_report import (
     GROWTH,
     OPEN,
     ROUNDING,
+    UNJUDGED,
     WRONG,
     classifier,
     ladder,
     make,
+    own_starts,
     scalars,
 )
 
@@ -39,7 +41,7 @@ def test_a_comparison_says_what_stood_in_for_the_parameters(capsys, runs):
     unjudged = dataclasses.replace(OPEN, why=f"{OPEN.why} {where}")
     result = SimpleNamespace(
         records=records, pairs=[records[:2]], ladders=[ladder(unjudged)], alone=records[2:],
-        board=([], []), equal={}, unreadable={},
+        board=([], []), equal={}, unreadable={}, by_seeds=(),
     )  # fmt: skip
     terminal.comparison(result, notes=[])
     shown = capsys.readouterr().out
@@ -56,7 +58,7 @@ def test_of_hundreds_of_runs_the_first_are_listed(capsys, runs, shown):
     rows = [[f"setting {i}", "0.5"] for i in range(runs)]
     result = SimpleNamespace(
         records=[scalars()], pairs=[], ladders=[], alone=[], board=(["lr", "mse"], rows),
-        equal={}, unreadable={},
+        equal={}, unreadable={}, by_seeds=(),
     )  # fmt: skip
     terminal.comparison(result, notes=[])
     text = capsys.readouterr().out
@@ -102,6 +104,7 @@ def printed(monkeypatch, capsys, found, *, width, color_system=None):
         board=([], []),
         equal={},
         unreadable={},
+        by_seeds=(),
     )
     terminal.comparison(result, notes=[])
     return capsys.readouterr().out
@@ -162,8 +165,48 @@ def test_pairs_of_a_sweep_are_told_apart(capsys):
         board=([], []),
         equal={},
         unreadable={},
+        by_seeds=(),
     )
     terminal.comparison(result, notes=[])
     shown = capsys.readouterr().out
     for lr in (1, 2):
         assert f"torch, optimizer.lr={lr} against tensorflow" in shown
+
+
+def told(capsys, by_seeds, ladders, notes=()):
+    """The lines that a comparison of so many pairs with verdicts over seeds prints."""
+    a, b = make(), make("tensorflow")
+    result = SimpleNamespace(
+        records=[a, b], pairs=[(a, b)] * len(ladders), ladders=ladders, alone=[], board=([], []),
+        equal={group.title: group.test for group in by_seeds}, unreadable={"C": "was altered"},
+        by_seeds=by_seeds,
+    )  # fmt: skip
+    terminal.comparison(result, notes=notes)
+    return capsys.readouterr().out.rstrip().splitlines()
+
+
+def test_of_own_starts_the_verdict_over_seeds_is_the_last_line_and_no_ladder_is_shown(capsys):
+    group = own_starts()
+    lines = told(capsys, [group], [UNJUDGED] * 5, notes=["lr=3 FAILED"])
+    assert lines[-1] == f"PASS: {group.sentence}"
+    assert not any("ABSTAIN" in line for line in lines)
+    assert not any("drew its own start" in line for line in lines)
+    assert sum("equivalent: " in line for line in lines) == 1
+
+
+def test_ladders_of_other_pairs_are_shown_beside_verdicts_over_seeds(capsys):
+    lines = told(capsys, [own_starts()], [*[UNJUDGED] * 5, ladder(WRONG)])
+    assert any("72.6 times its bound" in line for line in lines)
+    assert lines[-1].startswith("PASS: eval/mse")
+
+
+def test_of_several_groups_the_last_line_is_the_worst(capsys):
+    kinds = ["FAIL", "PASS", "ABSTAIN"]
+    groups = [own_starts(kind, covers=(), title=f"mse {kind}") for kind in kinds]
+    lines = told(capsys, groups, [])
+    assert [line.split(":")[0] for line in lines[-3:]] == ["PASS", "ABSTAIN", "FAIL"]
+    many = [own_starts("PASS", covers=(), title=f"mse {i}") for i in range(100)]
+    lines = told(capsys, [groups[0], *many], [])
+    assert sum(line.startswith(("PASS", "FAIL")) for line in lines) == 20
+    assert lines[-1].startswith("FAIL")
+    assert "  81 more verdicts are in the report." in lines

@@ -59,7 +59,10 @@ def test_a_run_holds_what_users_rely_on(sweep, backend):
     run = children[backend]
     assert run.data.params["optimizer.lr"] == "0.001"
     assert run.data.params["backend.name"] == backend
-    for tag in ("config.digest", "data.digest", "code.digest", "git.commit", "versions"):
+    for kind in ("config", "data", "code", "environment"):
+        assert len(run.data.tags[f"{kind}.digest"]) == 64
+    assert run.data.tags["asked"] == "train evaluate model"
+    for tag in ("git.commit", "versions"):
         assert run.data.tags[tag]
     assert set(run.data.metrics) == {
         "train/loss", "train/lr", "train/grad_norm", "param/w", "param/b", "eval/mse", "eval/mae",

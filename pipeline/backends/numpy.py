@@ -16,12 +16,23 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline import losses
-from pipeline.backends.base import After, Arrays, Forced, Masks, State
+from pipeline.backends.base import (
+    After,
+    Arrays,
+    Masks,
+    Observed,
+    Part,
+    Program,
+    Start,
+    State,
+    Stepper,
+)
 from pipeline.config import ConfigError
-from pipeline.data.batches import AnyBatches, cuts
-from pipeline.models import Placed, Twin, to_framework, to_neutral, trained_first, watched
+from pipeline.data.batches import AnyBatches, Seen, cuts
+from pipeline.models import Placed, Twin, to_framework, to_neutral, trained_first
 from pipeline.optimizers import Update
 from pipeline.record import Trace
+from pipeline.watching import watched
 
 LOOPS = ("manual",)
 DTYPES = ("float32", "float64", "longdouble")
@@ -29,8 +40,11 @@ EXECUTIONS = ("eager",)
 INITS = ("shared",)
 XLA = False
 ONCE = ()
+PACKAGES = ("numpy",)
+FLAGS = ("OPENBLAS_CORETYPE", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 FLAVOR = ""
 INEXACT: dict[str, str] = {}
+COARSE: dict[str, str] = {}
 
 
 def _logsumexp(z: np.ndarray) -> np.ndarray:
@@ -48,6 +62,7 @@ OPS = SimpleNamespace(
     minimum=np.minimum,
     maximum=np.maximum,
     logsumexp=_logsumexp,
+    top=partial(np.max, axis=-1, keepdims=True),
     softplus=partial(np.logaddexp, 0),
 )
 
@@ -55,6 +70,7 @@ OPS = SimpleNamespace(
 def _cross_entropy(z: np.ndarray, y: np.ndarray, *, smoothing: float) -> np.ndarray:
     """``∂/∂z mean(log Σ exp z − Σ y·z) = (softmax z − y) / n``, as Σ y = 1."""
     smooth = y * (1 - smoothing) + smoothing / z.shape[-1] if smoothing else y
+    z = z - z.max(axis=-1, keepdims=True)
     return (np.exp(z - _logsumexp(z)) - smooth) / len(z)
 
 
@@ -104,6 +120,12 @@ def read(model: Any, twin: Twin) -> dict[str, np.ndarray]:
     }
 
 
+def write(model: Any, twin: Twin, values: Mapping[str, np.ndarray]) -> None:
+    """Put neutral values into the parameters, in the model's own precision."""
+    for name, place in twin.name_map(model).items():
+        place.variable[...] = values[name]
+
+
 def train(
     model: Any,
     twin: Twin,
@@ -118,8 +140,8 @@ def train(
     xla: bool,
     masks: Masks | None,
     trace: Trace,
+    seen: Seen,
     after: After,
-    forced: Forced | None,
     resume: tuple[int, State] | None,
 ) -> None:
     """Train for some epochs with the rates of `trace`; stop where `after` an epoch is true."""
@@ -127,7 +149,7 @@ def train(
     parameters = {name: place.variable for name, place in placed.items() if place.trained}
     layouts = {name: partial(to_neutral, p, leading=1) for name, p in placed.items()}
     trace.bind(np.array, layouts, slots=update.slots)
-    step, numbers = _manual(model, parameters, loss, loss_settings, update)
+    program = _manual(model, parameters, loss, loss_settings, update)
     slots = [tuple(np.zeros_like(p) for _ in update.slots) for p in parameters.values()]
     dtype = next(iter(parameters.values())).dtype
     updates = partial(_updates, batches, group=update.accumulate, dtype=dtype)
@@ -136,27 +158,78 @@ def train(
     done = 0
     if resume is not None:
         done, begin = resume
-        slots = _force(placed, begin, slots)
+        slots = _force(placed, begin)
     rates, k = trace.rates.tolist(), done * -(-batches.count // update.accumulate)
     for epoch in range(done + 1, epochs + 1):
         for parts in always or updates(epoch):
             k += 1
+            seen.note(k, epoch, parts, np.asarray)
             if masks is not None:
                 parts = _masked(parts, masks, k)
-            if forced is not None:
-                slots = _force(placed, forced(k), slots)
-            scalars = numbers(k, rates[k - 1])
+            scalars = program.numbers(k, rates[k - 1])
             trace.start()
-            value, gradients, slots = step(parts, scalars, slots)
+            value, gradients, slots = program.step(parts, scalars, slots, None)
             if trace.full:
-                state = [s.copy() for own in slots for s in own]
+                state = [s.copy() for each in slots for s in each]
                 changed = [place.variable.copy() for place in placed.values()]
                 trace.keep(value, gradients, changed, state)
             else:
                 norm = np.sqrt(sum(np.square(g).sum() for g in gradients))
                 trace.keep(value, [norm])
+            trace.used(program.used(scalars))
+        trace.without_gradient = tuple(n for i, n in enumerate(placed) if i in program.lacking)
         if after(epoch, partial(_named, placed, slots, update.slots)):
             return
+
+
+def stepper(
+    model: Any,
+    twin: Twin,
+    *,
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> Stepper:
+    """Return the loop's own update as a function of everything that it starts from."""
+    placed = trained_first(twin.name_map(model))
+    parameters = {name: place.variable for name, place in placed.items() if place.trained}
+    trained = {name: place for name, place in placed.items() if place.trained}
+    program = _manual(model, parameters, loss, loss_settings, update)
+    dtype = next(iter(parameters.values())).dtype
+
+    def once(start: Start) -> Arrays:
+        slots = _force(placed, (start.values, start.slots))
+        masks = start.masks or [()] * len(start.parts)
+        parts = [
+            (x.astype(dtype), y.astype(dtype), share, *(mask.astype(dtype) for mask in drawn))
+            for (x, y, share), drawn in zip(start.parts, masks, strict=True)
+        ]
+        given = None
+        if start.gradients is not None:
+            given = [start.gradients[name].astype(dtype) for name in trained]
+        numbers = program.numbers(start.k, float(rates[start.k - 1]))
+        value, gradients, slots = program.step(parts, numbers, slots, given)
+        outcome = {"loss": np.asarray(value)}
+        for (name, place), g in zip(trained.items(), gradients, strict=True):
+            outcome[f"grad/{name}"] = to_neutral(place, np.array(g))
+        for slot, arrays in _named(placed, slots, update.slots).items():
+            outcome |= {f"slot/{slot}/{name}": value for name, value in arrays.items()}
+        outcome |= {f"param/{name}": value for name, value in read(model, twin).items()}
+        used = program.used(numbers)
+        return outcome | {f"scalar/{name}": np.array(float(v)) for name, v in used.items()}
+
+    return once
+
+
+def cut(
+    batches: AnyBatches, epoch: int, *, group: int, device: str, dtype: str
+) -> Iterator[list[Part]]:
+    """Yield the batches of each update of an epoch, as the loop cuts them."""
+    yield from _updates(batches, epoch, group=group, dtype=np.dtype(dtype))
 
 
 def _manual(
@@ -165,31 +238,33 @@ def _manual(
     loss: str,
     loss_settings: Mapping[str, Any],
     update: Update,
-) -> tuple[Callable, Callable]:
+) -> Program:
     """Return the article's step: forward, the gradient by hand, and an update written by hand."""
     loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
     slope_of = partial(LOSSES[loss], **loss_settings)
     rule = update.rule(sqrt=np.sqrt)
+    lacking: set[int] = set()
 
-    def step(parts, scalars, slots):
+    def step(parts, scalars, slots, given):
         values, grown = [], []
         for x, y, share, *masks in parts:
             prediction = model.forward(x, *masks, training=True)
             value, slope = loss_of(prediction, y), slope_of(prediction, y)
             if len(parts) > 1:
                 value, slope = value * share, slope * share
-            found = model.backward(slope)
-            grown.append([found[name] for name in parameters])
+            by_name = model.backward(slope)
+            lacking.update(i for i, name in enumerate(parameters) if name not in by_name)
+            grown.append([by_name.get(n, np.zeros_like(p)) for n, p in parameters.items()])
             values.append(value)
         gradients = grown[0] if len(grown) == 1 else [sum(g) for g in zip(*grown, strict=True)]
         new_slots = []
-        used = update.clipped(gradients, ops=OPS)
+        used = update.clipped(gradients if given is None else given, ops=OPS)
         for p, g, s in zip(parameters.values(), used, slots, strict=True):
             _, s = rule(p, g, s, **scalars)
             new_slots.append(s)
         return values[0] if len(values) == 1 else sum(values), gradients, new_slots
 
-    return step, update.scalars
+    return Program(step, update.scalars, lambda slots, k: None, dict, lacking)
 
 
 def predict(model: Any, x: np.ndarray) -> np.ndarray:
@@ -210,6 +285,20 @@ def layers(model: Any, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arrays:
     }
 
 
+def scale(x: Any, factors: np.ndarray) -> Any:
+    """Return an intermediate result with each element multiplied by a factor."""
+    return x * factors.astype(x.dtype)
+
+
+def observe(call: Callable[[], object]) -> Observed:
+    """Return what the operations of a call, run eagerly, were seen to do.
+
+    NumPy's cannot be watched; its twins are written to stay in one precision and draw nothing.
+    """
+    call()
+    return Observed(frozenset(), frozenset())
+
+
 def versions() -> dict[str, str]:
     """Return versions and flags that can change the bits of a result."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
@@ -221,8 +310,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _force(placed: Mapping[str, Placed], state: State, slots: list[tuple]) -> list[tuple]:
-    """Load a state and return its slots."""
+def _force(placed: Mapping[str, Placed], state: State) -> list[tuple]:
+    """Load a state and return its slots, those of each trained parameter in a tuple."""
     values, named = state
     for name, place in placed.items():
         place.variable[...] = values[name]
@@ -238,11 +327,11 @@ def _named(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the optimizer's slots by their and the parameters' neutral names."""
     trained = [(name, place) for name, place in placed.items() if place.trained]
-    found: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in names}
-    for (name, place), own in zip(trained, slots, strict=True):
-        for key, slot in zip(names, own):  # noqa: B905 - native optimizers hide theirs
-            found[key][name] = to_neutral(place, np.array(slot))
-    return found
+    named: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in names}
+    for (name, place), arrays in zip(trained, slots, strict=True):
+        for key, slot in zip(names, arrays, strict=True):
+            named[key][name] = to_neutral(place, np.array(slot))
+    return named
 
 
 def _updates(batches: AnyBatches, epoch: int, *, group: int, dtype: np.dtype) -> Iterator[list]:

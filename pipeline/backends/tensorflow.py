@@ -14,9 +14,19 @@ from typing import Any
 import numpy as np
 
 from pipeline import losses
-from pipeline.backends.base import After, Arrays, Forced, Masks, State
+from pipeline.backends.base import (
+    After,
+    Arrays,
+    Masks,
+    Observed,
+    Part,
+    Program,
+    Start,
+    State,
+    Stepper,
+)
 from pipeline.config import ConfigError
-from pipeline.data.batches import AnyBatches, cuts
+from pipeline.data.batches import AnyBatches, Seen, cuts
 from pipeline.models import (
     Placed,
     Twin,
@@ -24,10 +34,10 @@ from pipeline.models import (
     to_framework,
     to_neutral,
     trained_first,
-    watched,
 )
 from pipeline.optimizers import Update
 from pipeline.record import Trace
+from pipeline.watching import watched
 
 LOOPS = ("manual", "native", "fit")
 DTYPES = ("float32", "float64")
@@ -35,6 +45,15 @@ EXECUTIONS = ("eager", "compiled")
 INITS = ("shared", "framework")
 XLA = True
 ONCE = ("threads", "deterministic")
+PACKAGES = ("tensorflow", "keras")
+FLAGS = (
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_XLA_FLAGS",
+    "XLA_FLAGS",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "NVIDIA_TF32_OVERRIDE",
+)
 FLAVOR = "tensorflow"
 INEXACT = {
     "momentum+schedule": "Keras keeps the rate inside the velocity, v = mu v - lr g",
@@ -50,6 +69,7 @@ INEXACT = {
     "adadelta+l2": "Keras's weight_decay is decoupled, also that of Adadelta",
     "adam+l2": "Keras's weight_decay is decoupled, also that of Adam",
 }
+COARSE: dict[str, str] = {}
 
 
 @contextmanager
@@ -74,6 +94,7 @@ def _quiet_start() -> Iterator[None]:
 with _quiet_start():
     import keras
     import tensorflow as tf
+    from tensorflow.python.framework import op_callbacks
 
 OPS = SimpleNamespace(
     mean=tf.reduce_mean,
@@ -85,6 +106,7 @@ OPS = SimpleNamespace(
     minimum=tf.minimum,
     maximum=tf.maximum,
     logsumexp=partial(tf.reduce_logsumexp, axis=-1, keepdims=True),
+    top=lambda z: tf.stop_gradient(tf.reduce_max(z, axis=-1, keepdims=True)),
     softplus=tf.math.softplus,
 )
 LOSSES = {
@@ -95,6 +117,18 @@ LOSSES = {
     "cross_entropy": lambda *, reduction, smoothing: keras.losses.CategoricalCrossentropy(
         reduction=reduction, label_smoothing=smoothing, from_logits=True, axis=-1
     ),
+}
+
+# What the framework's own optimizers call the slots of each rule, in the rule's order.
+STATES: dict[str, tuple[str, ...]] = {
+    "gd": (),
+    "momentum": ("momentums",),
+    "nesterov": ("momentums",),
+    "rmsprop": ("_velocities",),
+    "adagrad": ("_accumulators",),
+    "adadelta": ("_accumulated_delta_vars", "_accumulated_grads"),
+    "adam": ("_momentums", "_velocities"),
+    "adamw": ("_momentums", "_velocities"),
 }
 
 
@@ -181,6 +215,11 @@ def read(model: keras.Model, twin: Twin) -> dict[str, np.ndarray]:
     }
 
 
+def write(model: keras.Model, twin: Twin, values: Mapping[str, np.ndarray]) -> None:
+    """Put neutral values into the parameters, in the model's own precision."""
+    _load(twin.name_map(model), values)
+
+
 def train(
     model: keras.Model,
     twin: Twin,
@@ -195,26 +234,22 @@ def train(
     xla: bool,
     masks: Masks | None,
     trace: Trace,
+    seen: Seen,
     after: After,
-    forced: Forced | None,
     resume: tuple[int, State] | None,
 ) -> None:
     """Train for some epochs with the rates of `trace`; stop where `after` an epoch is true."""
     placed = trained_first(twin.name_map(model))
     parameters = [place.variable for place in placed.values() if place.trained]
     statistics = [place.variable for place in placed.values() if not place.trained]
-    kept = update.slots if loop == "manual" else ()  # the framework's own optimizers hide theirs
     layouts = {name: partial(to_neutral, p, leading=1) for name, p in placed.items()}
-    trace.bind(_stack, layouts, slots=kept)
+    trace.bind(_stack, layouts, slots=update.slots)
     if loop == "fit":
-        return _fit(model, [*parameters, *statistics], batches, epochs, loss, loss_settings, update,
-                    execution, xla, trace, after,
-                    lambda k: forced and _force(placed, forced(k), []))  # fmt: skip
-    make_step = {"manual": _manual, "native": _native}[loop]
-    step, numbers = make_step(model, parameters, loss, loss_settings, update)
-    as_scalars: Callable[[Mapping[str, float]], Mapping[str, Any]] = dict
-    if execution == "compiled":
-        step, as_scalars = _compile(step, xla), partial(_scalars, like=parameters[0])
+        return _fit(model, parameters, statistics, batches, epochs, loss, loss_settings, update,
+                    execution, xla, trace, seen, after)  # fmt: skip
+    program, as_scalars = _program(
+        model, parameters, loop, loss, loss_settings, update, execution, xla, trace.rates
+    )
     slots = [
         tuple(tf.zeros_like(tf.convert_to_tensor(p)) for _ in update.slots) for p in parameters
     ]
@@ -224,26 +259,107 @@ def train(
     done = 0
     if resume is not None:
         done, begin = resume
-        slots = _force(placed, begin, slots)
+        slots = _force(placed, begin)
     rates, k = trace.rates.tolist(), done * -(-batches.count // update.accumulate)
     for epoch in range(done + 1, epochs + 1):
         for parts in always or updates(epoch):
             k += 1
+            seen.note(k, epoch, parts, _array)
             if masks is not None:
                 parts = _masked(parts, masks, k)
-            if forced is not None:
-                slots = _force(placed, forced(k), slots)
-            scalars = as_scalars(numbers(k, rates[k - 1]))
+            numbers = program.numbers(k, rates[k - 1])
+            scalars = as_scalars(numbers)
             trace.start()
-            value, gradients, changed, slots = step(parts, scalars, slots)
+            value, gradients, changed, slots = program.step(parts, scalars, slots, None)
             if trace.full:
                 changed += [tf.convert_to_tensor(s) for s in statistics]
-                state = [s for own in slots for s in own] if kept else ()
+                state = [s for each in slots for s in each]
                 trace.keep(value, gradients, changed, state)
             else:
                 trace.keep(value, _brief(gradients))
-        if after(epoch, partial(_named, placed, slots, kept)):
+            trace.used(program.used(numbers))
+        trace.without_gradient = _names(placed, program.lacking)
+        if after(epoch, partial(_named, placed, slots, update.slots)):
             return
+
+
+def stepper(
+    model: keras.Model,
+    twin: Twin,
+    *,
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> Stepper:
+    """Return the loop's own update as a function of everything that it starts from."""
+    placed = trained_first(twin.name_map(model))
+    parameters = [place.variable for place in placed.values() if place.trained]
+    trained = {name: place for name, place in placed.items() if place.trained}
+    program, as_scalars = _program(
+        model, parameters, loop, loss, loss_settings, update, execution, xla, rates
+    )
+
+    def once(start: Start) -> Arrays:
+        slots = _force(placed, (start.values, start.slots))
+        program.load(slots, start.k)
+        masks = start.masks or [()] * len(start.parts)
+        parts = [
+            (_tensor(x, parameters[0]), _tensor(y, parameters[0]), share,
+             *(_tensor(mask, parameters[0]) for mask in drawn))
+            for (x, y, share), drawn in zip(start.parts, masks, strict=True)
+        ]  # fmt: skip
+        given = None
+        if start.gradients is not None:
+            given = [_tensor(g, p) for g, p in zip(
+                _arranged(trained, start.gradients), parameters, strict=True)]  # fmt: skip
+        numbers = program.numbers(start.k, float(rates[start.k - 1]))
+        value, gradients, _, slots = program.step(parts, as_scalars(numbers), slots, given)
+        outcome = {"loss": _array(value)}
+        for (name, place), g in zip(trained.items(), gradients, strict=False):  # fit has none
+            outcome[f"grad/{name}"] = to_neutral(place, _array(g))
+        for slot, arrays in _named(placed, slots, update.slots).items():
+            outcome |= {f"slot/{slot}/{name}": value for name, value in arrays.items()}
+        outcome |= {f"param/{name}": value for name, value in read(model, twin).items()}
+        used = program.used(numbers)
+        return outcome | {f"scalar/{name}": np.array(float(v)) for name, v in used.items()}
+
+    return once
+
+
+def cut(
+    batches: AnyBatches, epoch: int, *, group: int, device: str, dtype: str
+) -> Iterator[list[Part]]:
+    """Yield the batches of each update of an epoch, as the loop cuts them."""
+    with tf.device(_place(device)):
+        like = keras.Variable(np.zeros((), dtype), dtype=dtype)
+    for parts in _updates(batches, epoch, group=group, like=like):
+        yield [(_array(x), _array(y), share) for x, y, share in parts]
+
+
+def _program(
+    model: keras.Model,
+    parameters: Sequence[keras.Variable],
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> tuple[Program, Callable[[Mapping[str, float]], Mapping[str, Any]]]:
+    """Return a loop's update, and how its scalars become those of its execution."""
+    if loop == "fit":
+        return _fitted(model, parameters, loss, loss_settings, update, execution, xla, rates), dict
+    makers: dict[str, Callable] = {"manual": _manual, "native": partial(_native, rates=rates)}
+    program = makers[loop](model, parameters, loss, loss_settings, update)
+    if execution != "compiled":
+        return program, dict
+    step = _compile(program.step, xla)
+    return program._replace(step=step), partial(_scalars, like=parameters[0])
 
 
 def _manual(
@@ -252,24 +368,25 @@ def _manual(
     loss: str,
     loss_settings: Mapping[str, Any],
     update: Update,
-) -> tuple[Callable, Callable]:
+) -> Program:
     """Return the article's step: forward, autodiff, and an update written by hand."""
     loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
     rule = update.rule(sqrt=tf.sqrt)
+    lacking: set[int] = set()
     variables = [p.value for p in parameters]  # Keras's own `assign` takes three times as long
 
-    def step(parts, scalars, slots):
+    def step(parts, scalars, slots, given):
         values, grown = [], []
         for x, y, share, *masks in parts:
             with tf.GradientTape() as tape:
                 value = loss_of(model(x, *masks, training=True), y)
                 if len(parts) > 1:
                     value = value * share
-            grown.append(tape.gradient(value, variables))  # starts anew
+            grown.append(_filled(tape.gradient(value, variables), variables, lacking))
             values.append(value)
         gradients = grown[0] if len(grown) == 1 else [sum(g) for g in zip(*grown, strict=True)]
         changed, new_slots = [], []
-        used = update.clipped(gradients, ops=OPS)
+        used = update.clipped(gradients if given is None else given, ops=OPS)
         for p, g, s in zip(variables, used, slots, strict=True):
             w, s = rule(p.value(), g, s, **scalars)
             changed.append(w)
@@ -277,7 +394,7 @@ def _manual(
             p.assign(w, read_value=False)
         return values[0] if len(values) == 1 else sum(values), gradients, changed, new_slots
 
-    return step, update.scalars
+    return Program(step, update.scalars, lambda slots, k: None, dict, lacking)
 
 
 def _native(
@@ -286,13 +403,16 @@ def _native(
     loss: str,
     loss_settings: Mapping[str, Any],
     update: Update,
-) -> tuple[Callable, Callable]:
+    rates: np.ndarray,
+) -> Program:
     """Return a step with the framework's own loss and optimizer."""
     loss_of = LOSSES[loss](reduction="sum_over_batch_size", **loss_settings)
     rule = _optimizer(update)
     rule.build(parameters)
+    kept_slots, load = _states(rule, update, parameters, rates)
+    lacking: set[int] = set()
 
-    def step(parts, scalars, slots):
+    def step(parts, scalars, slots, given):
         rule.learning_rate.assign(scalars["lr"])
         values, grown = [], []
         for x, y, share, *masks in parts:
@@ -300,14 +420,59 @@ def _native(
                 value = loss_of(y, model(x, *masks, training=True))
                 if len(parts) > 1:
                     value = value * share
-            grown.append(tape.gradient(value, parameters))  # starts anew
+            grown.append(_filled(tape.gradient(value, parameters), parameters, lacking))
             values.append(value)
         gradients = grown[0] if len(grown) == 1 else [sum(g) for g in zip(*grown, strict=True)]
-        rule.apply_gradients(zip(gradients, parameters, strict=True))
+        used = gradients if given is None else given
+        rule.apply_gradients(zip(used, parameters, strict=True))
         changed = [tf.convert_to_tensor(p) for p in parameters]
-        return values[0] if len(values) == 1 else sum(values), gradients, changed, slots
+        value = values[0] if len(values) == 1 else sum(values)
+        return value, gradients, changed, kept_slots(used)
 
-    return step, lambda k, lr: {"lr": lr}
+    def used(scalars):
+        return {"lr": tf.convert_to_tensor(rule.learning_rate)}
+
+    return Program(step, lambda k, lr: {"lr": lr}, load, used, lacking)
+
+
+def _states(
+    rule: keras.optimizers.Optimizer,
+    update: Update,
+    parameters: Sequence[keras.Variable],
+    rates: np.ndarray,
+) -> tuple[Callable, Callable]:
+    """Return what reads the slots that an optimizer keeps, and what puts slots there.
+
+    Keras has the velocity of momentum as ``−lr·v``: with a rate that changes that is another thing
+    than v, and is told as v at the first rate.
+    """
+    names = STATES[update.name]
+    scale = -1 / float(rates[0]) if "momentums" in names else 1.0
+
+    def kept_slots(gradients):
+        # Without momentum there is no velocity: it is the gradient.
+        columns = [getattr(rule, name, None) or [g / scale for g in gradients] for name in names]
+        read = [[tf.convert_to_tensor(v) * scale for v in column] for column in columns]
+        return [*zip(*read, strict=True)] if names else [()] * len(parameters)
+
+    def load(slots, k):
+        rule.iterations.assign(k - 1)
+        for name, column in zip(names, zip(*slots, strict=True), strict=True):
+            for variable, array in zip(getattr(rule, name, None) or (), column, strict=False):
+                variable.assign(array / scale)
+
+    return kept_slots, load
+
+
+def _filled(
+    gradients: Sequence[tf.Tensor | None], parameters: Sequence[Any], lacking: set[int]
+) -> list[tf.Tensor]:
+    """Return gradients with zeros for parameters that have none, and note which those are."""
+    lacking |= {i for i, g in enumerate(gradients) if g is None}
+    return [
+        tf.zeros_like(tf.convert_to_tensor(p)) if g is None else g
+        for g, p in zip(gradients, parameters, strict=True)
+    ]
 
 
 def _compile(step: Callable, xla: bool) -> Callable:
@@ -317,18 +482,19 @@ def _compile(step: Callable, xla: bool) -> Callable:
     """
     traced, graphs = tf.function(step, jit_compile=xla), {}
 
-    def compiled(parts, scalars, slots):
-        key = tuple((len(x), share) for x, _, share, *_ in parts)
+    def compiled(parts, scalars, slots, given):
+        key = (given is None, *((len(x), share) for x, _, share, *_ in parts))
         if key not in graphs:
-            graphs[key] = traced.get_concrete_function(parts, scalars, slots)
-        return graphs[key](parts, scalars, slots)
+            graphs[key] = traced.get_concrete_function(parts, scalars, slots, given)
+        return graphs[key](parts, scalars, slots, given)
 
     return compiled
 
 
 def _fit(
     model: keras.Model,
-    variables: Sequence[keras.Variable],
+    parameters: Sequence[keras.Variable],
+    statistics: Sequence[keras.Variable],
     batches: AnyBatches,
     epochs: int,
     loss: str,
@@ -337,8 +503,8 @@ def _fit(
     execution: str,
     xla: bool,
     trace: Trace,
+    seen: Seen,
     after: After,
-    force: Callable[[int], object],
 ) -> None:
     """Train with Keras's own ``compile`` and ``fit``; a callback keeps what Keras shows it.
 
@@ -347,34 +513,81 @@ def _fit(
     """
     rule = _optimizer(update)
     rates = trace.rates.tolist()
+    kept_slots, _ = _states(rule, update, parameters, trace.rates)
+    variables = [*parameters, *statistics]
 
     class Keep(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             self.model.reset_metrics()
             rule.learning_rate.assign(rates[int(rule.iterations)])
-            force(int(rule.iterations) + 1)
             trace.start()
 
         def on_train_batch_end(self, batch, logs):
             value = tf.convert_to_tensor(logs["loss"], dtype=variables[0].dtype)
-            trace.keep(value, [], [tf.convert_to_tensor(v) for v in variables], ())
+            state = [s for each in kept_slots([]) for s in each]
+            trace.keep(value, [], [tf.convert_to_tensor(v) for v in variables], state)
+            trace.used({"lr": tf.convert_to_tensor(rule.learning_rate)})
 
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = after(epoch + 1, dict)
 
     def feed():
+        k = 0
         for epoch in range(1, epochs + 1):
-            for ((x, y, _),) in _updates(batches, epoch, group=1, like=variables[0]):
-                yield x, y
+            for parts in _updates(batches, epoch, group=1, like=variables[0]):
+                k += 1
+                seen.note(k, epoch, parts, _array)
+                yield parts[0][:2]
 
+    _compiled_by_keras(model, rule, loss, loss_settings, execution, xla)
+    model.fit(feed(), epochs=epochs, steps_per_epoch=batches.count, shuffle=False, verbose=0,
+              callbacks=[Keep()])  # fmt: skip
+
+
+def _fitted(
+    model: keras.Model,
+    parameters: Sequence[keras.Variable],
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> Program:
+    """Return one batch of `fit`, which takes no gradients and hands out none."""
+    rule = _optimizer(update)
+    rule.build(parameters)
+    kept_slots, load = _states(rule, update, parameters, rates)
+    _compiled_by_keras(model, rule, loss, loss_settings, execution, xla)
+
+    def step(parts, scalars, slots, given):
+        ((x, y, _),) = parts
+        rule.learning_rate.assign(scalars["lr"])
+        model.reset_metrics()
+        value = model.train_on_batch(x, y, return_dict=True)["loss"]
+        changed = [tf.convert_to_tensor(p) for p in parameters]
+        return tf.convert_to_tensor(value, parameters[0].dtype), [], changed, kept_slots([])
+
+    def used(scalars):
+        return {"lr": tf.convert_to_tensor(rule.learning_rate)}
+
+    return Program(step, lambda k, lr: {"lr": lr}, load, used, set())
+
+
+def _compiled_by_keras(
+    model: keras.Model,
+    rule: keras.optimizers.Optimizer,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    execution: str,
+    xla: bool,
+) -> None:
     model.compile(
         optimizer=rule,
         loss=LOSSES[loss](reduction="sum_over_batch_size", **loss_settings),
         run_eagerly=execution == "eager",
         jit_compile=xla,
     )
-    model.fit(feed(), epochs=epochs, steps_per_epoch=batches.count, shuffle=False, verbose=0,
-              callbacks=[Keep()])  # fmt: skip
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -391,6 +604,31 @@ def layers(model: keras.Model, x: np.ndarray, masks: Sequence[np.ndarray]) -> Ar
         name: to_neutral(Placed(None, axes), value.numpy())
         for name, (value, axes) in (found | {"output": (output, None)}).items()
     }
+
+
+def scale(x: tf.Tensor, factors: np.ndarray) -> tf.Tensor:
+    """Return an intermediate result with each element multiplied by a factor."""
+    return x * _tensor(factors, x)
+
+
+def observe(call: Callable[[], object]) -> Observed:
+    """Return what the operations of a call, run eagerly, were seen to do."""
+    types, draws = set(), set()
+
+    def watch(kind, inputs, attributes, outputs, name=None, graph=None):
+        for value in (*inputs, *outputs):
+            if getattr(value, "dtype", None) is not None and tf.as_dtype(value.dtype).is_floating:
+                types.add(tf.as_dtype(value.dtype).name)
+        operation = kind.decode() if isinstance(kind, bytes) else str(kind)
+        if "Random" in operation or operation == "Multinomial":
+            draws.add(operation)
+
+    op_callbacks.add_op_callback(watch)
+    try:
+        call()
+    finally:
+        op_callbacks.remove_op_callback(watch)
+    return Observed(frozenset(types), frozenset(draws))
 
 
 def versions() -> dict[str, str]:
@@ -411,23 +649,27 @@ def _place(device: str) -> str:
 def _load(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> None:
     shapes = [tuple(place.variable.shape) for place in placed.values()]
     for place, value in zip(placed.values(), to_framework(placed, values, shapes), strict=True):
-        place.variable.assign(value.astype(place.variable.dtype, copy=False))
+        place.variable.value.assign(value.astype(place.variable.dtype, copy=False))
 
 
-def _force(placed: Mapping[str, Placed], state: State, slots: list[tuple]) -> list[tuple]:
-    """Load a state and return its slots; an optimizer that hides its own goes on with those."""
+def _force(placed: Mapping[str, Placed], state: State) -> list[tuple]:
+    """Load a state and return its slots, those of each trained parameter in a tuple."""
     values, named = state
     _load(placed, values)
-    if not named:
-        return slots
     trained = {name: place for name, place in placed.items() if place.trained}
-    shapes = [tuple(place.variable.shape) for place in trained.values()]
-    like = [place.variable for place in trained.values()]
-    columns = [to_framework(trained, arrays, shapes) for arrays in named.values()]
+    columns = [_arranged(trained, arrays) for arrays in named.values()]
+    owners = [place.variable for place in trained.values()]
+    if not columns:
+        return [()] * len(owners)
     return [
-        tuple(_tensor(a, p) for a in own)
-        for p, own in zip(like, zip(*columns, strict=True), strict=True)
+        tuple(_tensor(array, p) for array in arrays)
+        for p, arrays in zip(owners, zip(*columns, strict=True), strict=True)
     ]
+
+
+def _arranged(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return neutral arrays, one for each place, as the framework holds them."""
+    return to_framework(placed, values, [tuple(p.variable.shape) for p in placed.values()])
 
 
 def _tensor(array: np.ndarray, like: keras.Variable) -> tf.Tensor:
@@ -436,16 +678,26 @@ def _tensor(array: np.ndarray, like: keras.Variable) -> tf.Tensor:
         return tf.convert_to_tensor(array.astype(dtype, copy=False))
 
 
+def _array(tensor: tf.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.numpy()
+    return array
+
+
+def _names(placed: Mapping[str, Placed], numbers: set[int]) -> tuple[str, ...]:
+    """Return the names of parameters by their numbers in the loop's order."""
+    return tuple(name for i, name in enumerate(placed) if i in numbers)
+
+
 def _named(
     placed: Mapping[str, Placed], slots: Sequence[tuple], names: Sequence[str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the optimizer's slots by their and the parameters' neutral names."""
     trained = [(name, place) for name, place in placed.items() if place.trained]
-    found: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in names}
-    for (name, place), own in zip(trained, slots, strict=True):
-        for key, slot in zip(names, own):  # noqa: B905 - native optimizers hide theirs
-            found[key][name] = to_neutral(place, slot.numpy())
-    return found
+    named: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in names}
+    for (name, place), arrays in zip(trained, slots, strict=True):
+        for key, slot in zip(names, arrays):  # noqa: B905 - Keras's fit hands out none
+            named[key][name] = to_neutral(place, _array(slot))
+    return named
 
 
 def _updates(

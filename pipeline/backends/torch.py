@@ -11,11 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline import losses
-from pipeline.backends.base import After, Arrays, Forced, Masks, State
+from pipeline.backends.base import (
+    After,
+    Arrays,
+    Masks,
+    Observed,
+    Part,
+    Program,
+    Start,
+    State,
+    Stepper,
+)
 from pipeline.config import ConfigError
-from pipeline.data.batches import AnyBatches, cuts
+from pipeline.data.batches import AnyBatches, Seen, cuts
 from pipeline.models import (
     Placed,
     Twin,
@@ -23,10 +35,10 @@ from pipeline.models import (
     to_framework,
     to_neutral,
     trained_first,
-    watched,
 )
 from pipeline.optimizers import Update
 from pipeline.record import Trace
+from pipeline.watching import watched
 
 LOOPS = ("manual", "native")
 DTYPES = ("float32", "float64")
@@ -34,6 +46,16 @@ EXECUTIONS = ("eager", "compiled")
 INITS = ("shared", "framework")
 XLA = False
 ONCE = ()
+PACKAGES = ("torch",)
+FLAGS = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "OPENBLAS_CORETYPE",
+    "NVIDIA_TF32_OVERRIDE",
+)
 FLAVOR = "pytorch"
 INEXACT = {
     "momentum+decoupled": "torch.optim.SGD adds its weight_decay to the gradient (l2)",
@@ -42,6 +64,9 @@ INEXACT = {
     "adagrad+decoupled": "torch.optim.Adagrad adds its weight_decay to the gradient (l2)",
     "adadelta+decoupled": "torch.optim.Adadelta adds its weight_decay to the gradient (l2)",
     "clip_norm": "clip_grad_norm_ divides by the norm + 1e-6",
+}
+COARSE = {
+    "native+bce": "BCEWithLogitsLoss takes the logarithm of a rounded 1 + exp(-|z|)",
 }
 
 OPS = SimpleNamespace(
@@ -54,6 +79,7 @@ OPS = SimpleNamespace(
     minimum=lambda a, most: torch.clamp(a, max=most),
     maximum=lambda a, least: torch.clamp(a, min=least),
     logsumexp=partial(torch.logsumexp, dim=-1, keepdim=True),
+    top=lambda z: torch.amax(z.detach(), dim=-1, keepdim=True),
     softplus=partial(nn.functional.softplus, beta=1, threshold=40),
 )
 LOSSES = {
@@ -64,6 +90,18 @@ LOSSES = {
     "cross_entropy": lambda *, reduction, smoothing: nn.CrossEntropyLoss(
         reduction=reduction, label_smoothing=smoothing
     ),
+}
+
+# What the framework's own optimizers call the slots of each rule, in the rule's order.
+STATES: dict[str, tuple[str, ...]] = {
+    "gd": (),
+    "momentum": ("momentum_buffer",),
+    "nesterov": ("momentum_buffer",),
+    "rmsprop": ("square_avg",),
+    "adagrad": ("sum",),
+    "adadelta": ("acc_delta", "square_avg"),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
 }
 
 
@@ -149,6 +187,11 @@ def read(model: nn.Module, twin: Twin) -> dict[str, np.ndarray]:
     }
 
 
+def write(model: nn.Module, twin: Twin, values: Mapping[str, np.ndarray]) -> None:
+    """Put neutral values into the parameters, in the model's own precision."""
+    _load(twin.name_map(model), values)
+
+
 def train(
     model: nn.Module,
     twin: Twin,
@@ -163,23 +206,18 @@ def train(
     xla: bool,
     masks: Masks | None,
     trace: Trace,
+    seen: Seen,
     after: After,
-    forced: Forced | None,
     resume: tuple[int, State] | None,
 ) -> None:
     """Train for some epochs with the rates of `trace`; stop where `after` an epoch is true."""
     placed = trained_first(twin.name_map(model))
     parameters = [place.variable for place in placed.values() if place.trained]
-    kept = update.slots if loop == "manual" else ()  # the framework's own optimizers hide theirs
     layouts = {name: partial(to_neutral, p, leading=1) for name, p in placed.items()}
-    trace.bind(_stack, layouts, slots=kept)
-    compiled = execution == "compiled"
-    makers: dict[str, Callable] = {"manual": partial(_manual, compiled=compiled), "native": _native}
-    step, numbers = makers[loop](model, parameters, loss, loss_settings, update)
-    as_scalars: Callable[[Mapping[str, float]], Mapping[str, Any]] = dict
-    if compiled:
-        whole = loop == "manual"
-        step, as_scalars = _compile(step, whole), partial(_scalars, like=parameters[0])
+    trace.bind(_stack, layouts, slots=update.slots)
+    program, as_scalars = _program(
+        model, parameters, loop, loss, loss_settings, update, execution, xla, trace.rates
+    )
     slots = [tuple(torch.zeros_like(p) for _ in update.slots) for p in parameters]
     copies = [_copier(place.variable) for place in placed.values()]
 
@@ -190,25 +228,105 @@ def train(
     done = 0
     if resume is not None:
         done, begin = resume
-        slots = _force(placed, begin, slots)
+        slots = _force(placed, begin)
     rates, k = trace.rates.tolist(), done * -(-batches.count // update.accumulate)
     for epoch in range(done + 1, epochs + 1):
         for parts in always or updates(epoch):
             k += 1
+            seen.note(k, epoch, parts, _array)
             if masks is not None:
                 parts = _masked(parts, masks, k)
-            if forced is not None:
-                slots = _force(placed, forced(k), slots)
-            scalars = as_scalars(numbers(k, rates[k - 1]))
+            numbers = program.numbers(k, rates[k - 1])
+            scalars = as_scalars(numbers)
             trace.start()
-            value, gradients, slots = step(parts, scalars, slots)
+            value, gradients, slots = program.step(parts, scalars, slots, None)
             if trace.full:
-                state = [_copier(s)() for own in slots for s in own] if kept else ()
+                state = [_copier(s)() for each in slots for s in each]
                 trace.keep(value, gradients, [copy() for copy in copies], state)
             else:
                 trace.keep(value, _brief(gradients))
-        if after(epoch, partial(_named, placed, slots, kept)):
+            trace.used(program.used(numbers))
+        trace.without_gradient = _names(placed, program.lacking)
+        if after(epoch, partial(_named, placed, slots, update.slots)):
             return
+
+
+def stepper(
+    model: nn.Module,
+    twin: Twin,
+    *,
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> Stepper:
+    """Return the loop's own update as a function of everything that it starts from."""
+    placed = trained_first(twin.name_map(model))
+    parameters = [place.variable for place in placed.values() if place.trained]
+    trained = {name: place for name, place in placed.items() if place.trained}
+    program, as_scalars = _program(
+        model, parameters, loop, loss, loss_settings, update, execution, xla, rates
+    )
+
+    def once(start: Start) -> Arrays:
+        slots = _force(placed, (start.values, start.slots))
+        program.load(slots, start.k)
+        masks = start.masks or [()] * len(start.parts)
+        parts = [
+            (_tensor(x, parameters[0]), _tensor(y, parameters[0]), share,
+             *(_tensor(mask, parameters[0]) for mask in drawn))
+            for (x, y, share), drawn in zip(start.parts, masks, strict=True)
+        ]  # fmt: skip
+        given = None
+        if start.gradients is not None:
+            given = [_tensor(g, p) for g, p in zip(
+                _arranged(trained, start.gradients), parameters, strict=True)]  # fmt: skip
+        model.train()
+        numbers = program.numbers(start.k, float(rates[start.k - 1]))
+        value, gradients, slots = program.step(parts, as_scalars(numbers), slots, given)
+        outcome = {"loss": _array(value)}
+        for (name, place), g in zip(trained.items(), gradients, strict=False):  # fit has none
+            outcome[f"grad/{name}"] = to_neutral(place, _array(g).copy())
+        for slot, arrays in _named(placed, slots, update.slots).items():
+            outcome |= {f"slot/{slot}/{name}": value for name, value in arrays.items()}
+        outcome |= {f"param/{name}": value for name, value in read(model, twin).items()}
+        used = program.used(numbers)
+        return outcome | {f"scalar/{name}": np.array(float(v)) for name, v in used.items()}
+
+    return once
+
+
+def cut(
+    batches: AnyBatches, epoch: int, *, group: int, device: str, dtype: str
+) -> Iterator[list[Part]]:
+    """Yield the batches of each update of an epoch, as the loop cuts them."""
+    like = torch.empty((), dtype=getattr(torch, dtype), device=device)
+    for parts in _updates(batches, epoch, group=group, like=like):
+        yield [(_array(x), _array(y), share) for x, y, share in parts]
+
+
+def _program(
+    model: nn.Module,
+    parameters: Sequence[torch.Tensor],
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> tuple[Program, Callable[[Mapping[str, float]], Mapping[str, Any]]]:
+    """Return a loop's update, and how its scalars become those of its execution."""
+    compiled = execution == "compiled"
+    makers: dict[str, Callable] = {"manual": partial(_manual, compiled=compiled), "native": _native}
+    program = makers[loop](model, parameters, loss, loss_settings, update)
+    if not compiled:
+        return program, dict
+    step = _compile(program.step, loop == "manual")
+    return program._replace(step=step), partial(_scalars, like=parameters[0])
 
 
 def _manual(
@@ -218,15 +336,16 @@ def _manual(
     loss_settings: Mapping[str, Any],
     update: Update,
     compiled: bool,
-) -> tuple[Callable, Callable]:
+) -> Program:
     """Return the article's step: forward, autodiff, and an update written by hand."""
     loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
     rule = update.rule(sqrt=torch.sqrt)
+    lacking: set[int] = set()
     weights = [p.detach() for p in parameters]  # the same memory, outside of autodiff
     if compiled:  # a graph must not know that memory by two names
         rule, weights = torch.no_grad()(rule), [*parameters]
 
-    def step(parts, scalars, slots):
+    def step(parts, scalars, slots, given):
         values = []
         for x, y, share, *masks in parts:
             value = loss_of(model(x, *masks), y)
@@ -234,15 +353,15 @@ def _manual(
                 value = value * share
             value.backward()  # adds to what is there
             values.append(value.detach())
-        gradients, new_slots = [p.grad for p in parameters], []
-        used = update.clipped(gradients, ops=OPS)
+        gradients, new_slots = _filled([p.grad for p in parameters], parameters, lacking), []
+        used = update.clipped(gradients if given is None else given, ops=OPS)
         for p, w, g, s in zip(parameters, weights, used, slots, strict=True):
             _, s = rule(w, g, s, **scalars)
             new_slots.append(s)
             p.grad = None
         return values[0] if len(values) == 1 else sum(values), gradients, new_slots
 
-    return step, update.scalars
+    return Program(step, update.scalars, lambda slots, k: None, dict, lacking)
 
 
 def _native(
@@ -251,12 +370,13 @@ def _native(
     loss: str,
     loss_settings: Mapping[str, Any],
     update: Update,
-) -> tuple[Callable, Callable]:
+) -> Program:
     """Return a step with the framework's own loss and optimizer."""
     loss_of = LOSSES[loss](reduction="mean", **loss_settings)
     rule = _optimizer(parameters, update)
+    lacking: set[int] = set()
 
-    def step(parts, scalars, slots):
+    def step(parts, scalars, slots, given):
         rule.param_groups[0]["lr"] = scalars["lr"]
         rule.zero_grad()
         values = []
@@ -266,14 +386,42 @@ def _native(
                 value = value * share
             value.backward()  # adds to what is there
             values.append(value.detach())
-        gradients = [p.grad for p in parameters]
+        gradients = _filled([p.grad for p in parameters], parameters, lacking)
+        for p, g in zip(parameters, gradients if given is None else given, strict=True):
+            p.grad = g
         if update.clip_norm is not None:
             gradients = [g.clone() for g in gradients]
             nn.utils.clip_grad_norm_(parameters, update.clip_norm, norm_type=2.0, foreach=False)
         rule.step()
-        return values[0] if len(values) == 1 else sum(values), gradients, slots
+        return values[0] if len(values) == 1 else sum(values), gradients, kept_slots()
 
-    return step, lambda k, lr: {"lr": lr}
+    def kept_slots():
+        names = STATES[update.name]
+        # Without momentum there is no velocity: it is the gradient.
+        return [tuple(rule.state[p].get(name, p.grad) for name in names) for p in parameters]
+
+    def load(slots, k):
+        """Put slots where the optimizer keeps them, and its count of steps before k."""
+        names = STATES[update.name]
+        for p, arrays in zip(parameters, slots, strict=True):
+            rule.state[p] = {name: a.clone() for name, a in zip(names, arrays, strict=True)}
+            if update.name not in ("gd", "momentum", "nesterov"):
+                rule.state[p]["step"] = torch.tensor(float(k - 1))
+
+    def used(scalars):
+        return {"lr": rule.param_groups[0]["lr"]}
+
+    return Program(step, lambda k, lr: {"lr": lr}, load, used, lacking)
+
+
+def _filled(
+    gradients: Sequence[torch.Tensor | None], parameters: Sequence[torch.Tensor], lacking: set[int]
+) -> list[torch.Tensor]:
+    """Return gradients with zeros for parameters that have none, and note which those are."""
+    lacking |= {i for i, g in enumerate(gradients) if g is None}
+    return [
+        torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)
+    ]
 
 
 def _compile(step: Callable, whole: bool) -> Callable:
@@ -309,6 +457,30 @@ def layers(model: nn.Module, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arra
     }
 
 
+def scale(x: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
+    """Return an intermediate result with each element multiplied by a factor."""
+    return x * _tensor(factors, x)
+
+
+def observe(call: Callable[[], object]) -> Observed:
+    """Return what the operations of a call, run eagerly, were seen to do."""
+    types, draws = set(), set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, kinds, arguments=(), named=None):
+            result = function(*arguments, **named or {})
+            for value in tree_leaves((arguments, named, result)):
+                if isinstance(value, torch.Tensor) and value.is_floating_point():
+                    types.add(str(value.dtype).removeprefix("torch."))
+            if torch.Tag.nondeterministic_seeded in function.tags:
+                draws.add(str(function))
+            return result
+
+    with Watch():
+        call()
+    return Observed(frozenset(types), frozenset(draws))
+
+
 def versions() -> dict[str, str]:
     """Return versions and flags that can change the bits of a result."""
     return {
@@ -327,24 +499,38 @@ def _load(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> Non
             place.variable.copy_(torch.from_numpy(value))
 
 
-def _force(placed: Mapping[str, Placed], state: State, slots: list[tuple]) -> list[tuple]:
-    """Load a state and return its slots; an optimizer that hides its own goes on with those."""
+def _force(placed: Mapping[str, Placed], state: State) -> list[tuple]:
+    """Load a state and return its slots, those of each trained parameter in a tuple."""
     values, named = state
     _load(placed, values)
-    if not named:
-        return slots
     trained = {name: place for name, place in placed.items() if place.trained}
-    shapes = [tuple(place.variable.shape) for place in trained.values()]
-    like = [place.variable for place in trained.values()]
-    columns = [to_framework(trained, arrays, shapes) for arrays in named.values()]
+    columns = [_arranged(trained, arrays) for arrays in named.values()]
+    owners = [place.variable for place in trained.values()]
+    if not columns:
+        return [()] * len(owners)
     return [
-        tuple(_tensor(a, p) for a in own)
-        for p, own in zip(like, zip(*columns, strict=True), strict=True)
+        tuple(_tensor(array, p) for array in arrays)
+        for p, arrays in zip(owners, zip(*columns, strict=True), strict=True)
     ]
+
+
+def _arranged(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return neutral arrays, one for each place, as the framework holds them."""
+    return to_framework(placed, values, [tuple(p.variable.shape) for p in placed.values()])
 
 
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(array).to(dtype=like.dtype, device=like.device)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def _names(placed: Mapping[str, Placed], numbers: set[int]) -> tuple[str, ...]:
+    """Return the names of parameters by their numbers in the loop's order."""
+    return tuple(name for i, name in enumerate(placed) if i in numbers)
 
 
 def _named(
@@ -352,11 +538,11 @@ def _named(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the optimizer's slots by their and the parameters' neutral names."""
     trained = [(name, place) for name, place in placed.items() if place.trained]
-    found: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in names}
-    for (name, place), own in zip(trained, slots, strict=True):
-        for key, slot in zip(names, own):  # noqa: B905 - native optimizers hide theirs
-            found[key][name] = to_neutral(place, slot.detach().cpu().numpy().copy())
-    return found
+    named: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in names}
+    for (name, place), arrays in zip(trained, slots, strict=True):
+        for key, slot in zip(names, arrays):  # noqa: B905 - Keras's fit hands out none
+            named[key][name] = to_neutral(place, _array(slot).copy())
+    return named
 
 
 def _updates(batches: AnyBatches, epoch: int, *, group: int, like: torch.Tensor) -> Iterator[list]:

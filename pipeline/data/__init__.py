@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -41,9 +42,12 @@ class Dataset:
     facts: Mapping[str, Any]
     source: Source | None = None
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the arrays' content; where they lie and how they are packed does not count."""
+        """SHA-256 of the arrays' content; where they lie and how they are packed does not count.
+
+        Taken once: the arrays of a data set are not written to.
+        """
         if self.source is not None:
             return self.source.digest
         return storage.array_digest(self.arrays)

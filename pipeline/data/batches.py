@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,70 +133,150 @@ class StreamedBatches:
                 yield x[:whole], y[:whole]
 
 
-class Noted:
-    """Batches that note a fingerprint of each as they give it out; otherwise those they wrap.
+class Seen:
+    """Fingerprints of the batches that a loop took, in the order in which it took them.
 
-    Attributes
+    They are taken from what the loop itself cut, so a backend that cuts otherwise is seen. The
+    loop's arrays are held until they are many, and read many at a time outside the timed part.
+
+    Parameters
     ----------
-    samples, sequence
-        A number for each batch that depends on its samples alone, and on their order as well.
+    fixed
+        Whether every epoch is the same, so that its first one is enough.
     """
 
-    def __init__(self, batches: AnyBatches) -> None:
-        self.size: int = batches.size
-        self.group: int = batches.group
-        self.fixed: bool = batches.fixed
-        self.count: int = batches.count
-        self._batches = batches
-        self.samples: list[int] = []
-        self.sequence: list[int] = []
+    _HELD = 1 << 24  # bytes of batches held before they become fingerprints
+    _ROWS = 1 << 19  # samples that have a fingerprint of their own
 
-    def blocks(self, epoch: int) -> Blocks:
-        """Yield what the wrapped batches yield."""
-        for x, y in self._batches.blocks(epoch):
-            samples, sequence = fingerprints(x, y, size=self.size)
-            self.samples += samples
-            self.sequence += sequence
-            yield x, y
+    def __init__(self, *, fixed: bool) -> None:
+        self._fixed = fixed
+        self._first: tuple[int, int] | None = None  # the first epoch and step in this process
+        self._held: list[tuple[int, int, Any, Any]] = []
+        self._bytes = self._rows = self._taken = 0
+        self._parts: list[dict[str, np.ndarray]] = []
+
+    def note(
+        self, step: int, epoch: int, parts: Sequence[tuple], read: Callable[[Any], np.ndarray]
+    ) -> None:
+        """Note the batches ``(x, y, ...)`` of one update; `read` makes NumPy arrays of them."""
+        if self._first is None:
+            self._first = epoch, step
+        if self._fixed and epoch != self._first[0]:
+            return
+        for x, y, *_ in parts:
+            x, y = read(x), read(y)
+            self._held.append((step, epoch, x, y))
+            self._bytes += x.nbytes + y.nbytes
+        if self._bytes > self._HELD:
+            self._digest()
+
+    def _digest(self) -> None:
+        if not self._held:
+            return
+        steps, epochs, xs, ys = zip(*self._held, strict=True)
+        self._held.clear()
+        self._bytes = 0
+        prints = fingerprints(np.concatenate(xs), np.concatenate(ys), lengths=list(map(len, xs)))
+        room = max(0, self._ROWS - self._rows)
+        self._rows += len(prints["x_rows"])
+        self._parts.append(
+            {key: values[:room] if key.endswith("_rows") else values
+             for key, values in prints.items()}
+            | {"step": np.array(steps, np.uint32), "epoch": np.array(epochs, np.uint32)}
+        )  # fmt: skip
+
+    def take(self) -> dict[str, np.ndarray]:
+        """Return what was noted since the last call, as ``order/<name>``."""
+        self._digest()
+        parts, self._taken = self._parts[self._taken :], len(self._parts)
+        return {f"order/{key}": values for key, values in _joined(parts).items()}
+
+    def restore(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Begin with what `take` returned in another process."""
+        if not self._fixed:
+            self._parts = [{key.removeprefix("order/"): values for key, values in rows.items()}]
+            self._taken = 1
 
     def arrays(self, updates: int) -> dict[str, np.ndarray]:
         """Return the fingerprints of the batches of so many updates, as in a record."""
-        found = {}
-        for name, kept in (("samples", self.samples), ("sequence", self.sequence)):
-            per_epoch = -(-self.count // self.group)
-            epochs = -(-updates // per_epoch)
-            numbers = np.array(kept * (epochs if self.fixed else 1), dtype=np.uint64)
-            rest = (updates - (epochs - 1) * per_epoch) * self.group
-            found[f"order/{name}"] = numbers[: (epochs - 1) * self.count + min(rest, self.count)]
-        return found
+        self._digest()
+        noted = _joined(self._parts)
+        if self._fixed and len(noted["step"]) and self._first is not None:
+            step = noted["step"] - np.uint32(self._first[1] - 1)
+            length = int(step.max())  # updates of an epoch
+            epochs = -(-updates // length)
+            rows = {key: values for key, values in noted.items() if key.endswith("_rows")}
+            noted = {key: np.tile(v, epochs) for key, v in noted.items() if key not in rows} | rows
+            before = np.repeat(np.arange(epochs, dtype=np.uint32), len(step))
+            noted |= {"step": np.tile(step, epochs) + before * np.uint32(length),
+                      "epoch": before + np.uint32(1)}  # fmt: skip
+        cut = noted["step"] <= updates
+        return {
+            f"order/{key}": values if key.endswith("_rows") else values[cut]
+            for key, values in noted.items()
+        }
 
 
-AnyBatches = Batches | StreamedBatches | Noted
+AnyBatches = Batches | StreamedBatches
+
+_PRINTS = dict.fromkeys(("samples", "sequence", "x"), np.uint64)
+_PRINTS |= dict.fromkeys(("lengths", "step", "epoch", "x_rows", "y_rows"), np.uint32)
 
 
-def fingerprints(x: np.ndarray, y: np.ndarray, *, size: int) -> tuple[list[int], list[int]]:
-    """Return two numbers for each batch of a block, from the bits of its samples and targets.
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {
+        key: np.concatenate([np.empty(0, dtype), *(part[key] for part in parts)]).astype(dtype)
+        for key, dtype in _PRINTS.items()
+    }
 
-    A row's words are multiplied with odd constants and summed modulo 2⁶⁴; the first number is the
-    sum over the rows, the second one weighs each row with its place. Two batches that differ have
-    the same number with a probability of about 2⁻⁶³ (M. Dietzfelbinger et al., "A reliable
+
+def fingerprints(x: np.ndarray, y: np.ndarray, *, lengths: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return numbers that tell batches, and their samples, from others by their bits.
+
+    A row's words are multiplied with odd constants and summed modulo 2⁶⁴. Two batches that differ
+    have the same number with a probability of about 2⁻⁶³ (M. Dietzfelbinger et al., "A reliable
     randomized algorithm for the closest-pair problem", 1997).
+
+    Parameters
+    ----------
+    x, y
+        The samples and targets of some batches, one after the other.
+    lengths
+        How many rows each batch has.
+
+    Returns
+    -------
+    dict
+        For each batch ``samples`` (whatever their order), ``sequence`` (in their order), ``x``
+        (samples without their targets, whatever their order) and ``lengths``; for each row
+        ``x_rows`` and ``y_rows``, 32 bits each, which serve to find a row, not to tell batches.
     """
-    rows = np.zeros(len(x), dtype=np.uint64)
-    for array in (x, y):
-        flat = array.reshape(len(array), -1)
-        flat = flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float64)
-        words = np.ascontiguousarray(flat).view(np.uint32).astype(np.uint64)
-        odd = _odd(words.shape[1])
-        rows = rows * np.uint64(0x9E3779B97F4A7C15) + (words * odd).sum(axis=1, dtype=np.uint64)
-    rows ^= rows >> np.uint64(32)  # so that a sum of rows is not a sum of words
-    rows *= np.uint64(0xD6E8FEB86659FD93)
-    starts = np.arange(0, len(x), size)
-    places = _odd(size)[np.arange(len(x)) % size]
-    return (
-        np.add.reduceat(rows, starts).tolist(),
-        np.add.reduceat(rows * places, starts).tolist(),
-    )
+    one, other = _rows(x), _rows(y)
+    both = _mixed(one * np.uint64(0x9E3779B97F4A7C15) + other)
+    starts = np.cumsum([0, *lengths[:-1]])
+    places = np.arange(len(x)) - np.repeat(starts, lengths)
+    return {
+        "samples": np.add.reduceat(both, starts),
+        "sequence": np.add.reduceat(both * _odd(max(lengths))[places], starts),
+        "x": np.add.reduceat(_mixed(one), starts),
+        "lengths": np.array(lengths, np.uint32),
+        "x_rows": (_mixed(one) >> np.uint64(32)).astype(np.uint32),
+        "y_rows": (_mixed(other) >> np.uint64(32)).astype(np.uint32),
+    }
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    flat = array.reshape(len(array), -1)
+    flat = flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float64)
+    words = np.ascontiguousarray(flat).view(np.uint32).astype(np.uint64)
+    summed: np.ndarray = (words * _odd(words.shape[1])).sum(axis=1, dtype=np.uint64)
+    return summed
+
+
+def _mixed(rows: np.ndarray) -> np.ndarray:
+    """Return rows so mixed that a sum of them is not a sum of their words."""
+    mixed: np.ndarray = (rows ^ (rows >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return mixed
 
 
 @functools.cache

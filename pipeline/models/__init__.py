@@ -6,10 +6,9 @@ A twin is a module with the subclass, named after the folder (``linear`` holds `
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -29,30 +28,6 @@ class Placed(NamedTuple):
     variable: Any
     axes: tuple[int, ...] | None = None
     trained: bool = True
-
-
-_watchers: list[dict[str, tuple[Any, tuple[int, ...] | None]]] = []
-
-
-def seen(name: str, x: Any, axes: tuple[int, ...] | None = None) -> Any:
-    """Return `x`, an activation; inside `watched` it is also noted, under its neutral name.
-
-    `axes` is as in `Placed`.
-    """
-    if _watchers:
-        _watchers[-1][name] = (x, axes)
-    return x
-
-
-@contextlib.contextmanager
-def watched() -> Iterator[dict[str, tuple[Any, tuple[int, ...] | None]]]:
-    """Note what a forward pass shows of itself, in its order."""
-    found: dict[str, tuple[Any, tuple[int, ...] | None]] = {}
-    _watchers.append(found)
-    try:
-        yield found
-    finally:
-        _watchers.pop()
 
 
 class Twin(NamedTuple):

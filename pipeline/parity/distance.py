@@ -57,6 +57,22 @@ def _ordered(a: np.ndarray) -> np.ndarray:
     return ordered
 
 
+def norms(stack: np.ndarray) -> np.ndarray:
+    """Return the Euclidean norm and the largest element of each row, shape ``(rows, 2)``, float64.
+
+    No square overflows or vanishes; a row with NaN has NaN, one with infinity infinity.
+    """
+    flat = np.abs(stack.reshape(len(stack), -1).astype(np.float64, copy=False))
+    largest = flat.max(axis=1, initial=0.0)
+    if largest.size and ((largest > 1e140) | ((largest < 1e-140) & (largest > 0))).any():
+        scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+        scaled = flat / scale[:, None]
+        whole = np.sqrt(np.einsum("ij,ij->i", scaled, scaled)) * scale
+    else:
+        whole = np.sqrt(np.einsum("ij,ij->i", flat, flat))
+    return np.stack([whole, largest], axis=1)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
     """The distance of two stacks of one tensor, row by row; every array has shape ``(rows,)``.

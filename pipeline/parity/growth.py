@@ -34,11 +34,14 @@ class Growth:
     text: str
 
 
-def growth(distance: np.ndarray, events: Mapping[int, Sequence[str]]) -> Growth:
+def growth(
+    distance: np.ndarray, events: Mapping[int, Sequence[str]], *, rounding: bool = True
+) -> Growth:
     """Fit the distances of steps 1, 2, …; `events` are what happened at a step.
 
     A jump is looked for first. Then ``log d`` is fitted on ``log k`` and on ``k`` by least squares;
-    the better fit names the class, if it explains at least half of the scatter.
+    the better fit names the class, if it explains at least half of the scatter. With `rounding`
+    false the two differ in more than that, and no text says that rounding grew.
     """
     d = np.asarray(distance, dtype=np.float64)
     if not d.any():
@@ -76,9 +79,11 @@ def growth(distance: np.ndarray, events: Mapping[int, Sequence[str]]) -> Growth:
         text = f"no clear growth, between {d.min():.2g} and {d.max():.2g}"
         return Growth(kind="unclear", rate=None, step=None, text=text)
     if kind == "power":
-        word = "linear, as rounding adds up" if 0.5 <= slope <= 1.5 else "a power of the steps"
+        linear = "linear, as rounding adds up" if rounding else "linear"
+        word = linear if 0.5 <= slope <= 1.5 else "a power of the steps"
         text = f"{word}: about steps to the {slope:.2f}"
         return Growth(kind=kind, rate=slope, step=None, text=text)
-    word = "exponential (chaos)" if slope > 0 else "shrinking exponentially"
+    chaos = "exponential (chaos)" if rounding else "exponential"
+    word = chaos if slope > 0 else "shrinking exponentially"
     text = f"{word}: by {np.exp(slope):.4g} times a step"
     return Growth(kind=kind, rate=float(np.exp(slope)), step=None, text=text)

@@ -9,12 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
 
-from pipeline import config, data, leaderboard, plots, report, storage
+import numpy as np
+
+from pipeline import config, data, identity, leaderboard, plots, report, storage
+from pipeline.jobs.resolve import make_dataset
 from pipeline.parity import distance
+from pipeline.parity.compared import Compared, list_other_settings
 from pipeline.parity.equivalence import Equivalence
-from pipeline.parity.ladder import WORST, Evidence, Ladder, judge
+from pipeline.parity.evidence import Evidence
+from pipeline.parity.ladder import judge
+from pipeline.parity.verdict import WORST, Ladder
 from pipeline.record import RunRecord
-from pipeline.stages.check import made
+from pipeline.stages.coarse import list_coarse
 
 Pair = tuple[RunRecord, RunRecord]
 
@@ -40,6 +46,9 @@ class Comparison:
         Where ``report.html`` and ``plots/`` were written.
     board, equal
         The leaderboard, and the tests of backends over seeds; of three runs or more.
+    by_seeds
+        The verdicts on the groups whose runs drew their own starts: in them the test over seeds
+        takes the place of each pair's ABSTAIN.
     """
 
     records: Sequence[RunRecord]
@@ -50,11 +59,20 @@ class Comparison:
     board: report.Table = ([], [])
     equal: Mapping[str, Equivalence] = dataclasses.field(default_factory=dict)
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    by_seeds: Sequence[leaderboard.SeedVerdict] = ()
 
     @property
     def verdicts(self) -> list[tuple[str, str]]:
-        """PASS, FAIL, ABSTAIN or ERROR for each pair, and in words why."""
-        return [(ladder.verdict, ladder.sentence()) for ladder in self.ladders]
+        """PASS, FAIL, ABSTAIN or ERROR for each pair, and in words why.
+
+        Of a pair that is judged over seeds, the verdict on its group.
+        """
+        return report.pair_verdicts(self.ladders, self.by_seeds)
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is a pair, a group or an unreadable record to have a verdict on."""
+        return bool(self.pairs or self.by_seeds or self.unreadable)
 
     def largest(self) -> dict[str, float]:
         """Return the largest distances over all pairs, parameters and steps."""
@@ -77,8 +95,12 @@ class Comparison:
 
     @property
     def worst(self) -> str:
-        """The worst pair's verdict; ABSTAIN where there is no pair, ERROR of what is unreadable."""
+        """The worst verdict on a pair or on a group that is judged over seeds.
+
+        ABSTAIN where there is neither; ERROR of what is unreadable.
+        """
         verdicts = [verdict for verdict, _ in self.verdicts]
+        verdicts += [group.verdict for group in self.by_seeds]
         verdicts += ["ERROR"] if self.unreadable else []
         return max(verdicts, key=WORST.__getitem__, default="ABSTAIN")
 
@@ -96,6 +118,8 @@ def compare(
     formats: Sequence[str],
     rtol: float | None,
     atol: float | None,
+    accept: Mapping[str, str] | None = None,
+    precision: str = "fail",
     evidence: Callable[[RunRecord, RunRecord], Evidence | None] = lambda a, b: None,
     hint: str = "",
     margin: float | None = None,
@@ -109,12 +133,15 @@ def compare(
     ----------
     rtol, atol
         A tolerance that replaces the derived bounds; see `pipeline.parity.ladder.judge`.
+    accept, precision
+        Known differences, and what a side is that computes in less than its precision; see there.
     evidence
         Returns what a probe measured about a pair, if one did.
     hint
         How to probe, for the pairs that nobody probed.
     margin
-        The difference of final scores that counts as none, for the test over seeds.
+        The difference of final scores that counts as none, for the test over seeds; where runs
+        drew their own starts, that test is the verdict.
     unreadable
         By run, why its record could not be read.
     together
@@ -127,8 +154,12 @@ def compare(
         named = dict(zip(map(id, records), plots.names(records), strict=True))
         notes.append(report.leftovers([named[id(r)] for r in alone], pairs=len(pairs)))
     ladders = [
-        judge(a, b, evidence=evidence(a, b), rtol=rtol, atol=atol, hint=hint) for a, b in pairs
-    ]
+        judge(
+            a, b, evidence=evidence(a, b), rtol=rtol, atol=atol, accept=accept,
+            precision=precision, coarse=list_coarse(a, b), hint=hint,
+        )
+        for a, b in pairs
+    ]  # fmt: skip
     images: dict[str, bytes] = {}
     groups = by_data(records)
     drawn = _drawn(groups, pairs, ladders)
@@ -157,18 +188,21 @@ def compare(
             for name, image in plots.saved(figures, part, formats=formats).items()
         }
     board: report.Table = ([], [])
-    equal: dict[str, Equivalence] = {}
+    by_seeds = leaderboard.seed_verdicts(
+        records, pairs=pairs, ladders=[ladder.verdict for ladder in ladders], margin=margin
+    )
+    equal = {group.title: group.test for group in by_seeds if group.test is not None}
     if len(records) > 2:
         board = leaderboard.leaderboard(records)
         equal = dict(leaderboard.over_seeds(records, margin=margin)) if margin else {}
         images = plots.saved(plots.sweep(records), folder / "plots", formats=formats) | images
     text = report.render(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
-        board=board, equal=equal,
+        board=board, equal=equal, by_seeds=by_seeds,
     )  # fmt: skip
     storage.write_atomic(folder / "report.html", lambda file: file.write(text.encode()))
     about = {
-        "format": 1,
+        "format": 2,
         "pairs": [
             {"runs": [str(side.about.get("run", "")) for side in pair], **ladder.to_dict()}
             for pair, ladder in zip(pairs, ladders, strict=True)
@@ -176,11 +210,13 @@ def compare(
         "alone": [str(record.about.get("run", record.label())) for record in alone],
         "unreadable": dict(unreadable),
     }
+    if by_seeds:
+        about["over_seeds"] = [group.to_dict() for group in by_seeds]
     found = json.dumps(about, indent=1, allow_nan=False)
     storage.write_atomic(folder / "parity.json", lambda file: file.write(found.encode()))
     return Comparison(
         records=records, pairs=pairs, alone=alone, ladders=ladders, folder=folder, board=board,
-        equal=equal, unreadable=unreadable,
+        equal=equal, unreadable=unreadable, by_seeds=by_seeds,
     )  # fmt: skip
 
 
@@ -200,14 +236,23 @@ def _drawn(
     return [digest for digest in groups if any(digest in found for found in kept)]
 
 
-def alike(a: RunRecord, b: RunRecord) -> bool:
-    """Whether two runs differ in nothing but their backend."""
-    return _but_backend(a) == _but_backend(b)
+def may_be_probed(a: RunRecord, b: RunRecord) -> bool:
+    """Whether two runs differ in their backend and its machine alone, on the same data."""
+    same_data = a.about["data"]["digest"] == b.about["data"]["digest"]
+    return same_data and not list_other_settings(Compared(a=a, b=b))
+
+
+def has_ended(record: RunRecord) -> bool:
+    """Whether a run finished, or ended because its loss was not finite: then it can be judged."""
+    loss = record.arrays.get("loss", ())
+    diverged = len(loss) > 0 and not np.isfinite(loss[-1])
+    return record.about["status"] == "FINISHED" or (
+        record.about["status"] == "FAILED" and bool(diverged)
+    )
 
 
 def _but_backend(record: RunRecord) -> tuple[str, str]:
-    without = ("backend.name",)
-    return config.digest(record.config, without=without), record.about["data"]["digest"]
+    return identity.pair_key(record.config, record.about["data"]["digest"])
 
 
 def paired(
@@ -215,14 +260,14 @@ def paired(
 ) -> tuple[list[Pair], list[RunRecord]]:
     """Return all pairs, each backend against each, and the runs that have no partner.
 
-    Of several finished runs of one job the newest counts. `together` makes two records a pair
-    whatever they are of.
+    Of several runs of one job that finished or diverged the newest counts. `together` makes two
+    records a pair whatever they are of.
     """
     if together and len(records) == 2:
         return [(records[0], records[1])], []
     pairs: list[Pair] = []
     alone: list[RunRecord] = []
-    finished = [record for record in records if record.about["status"] == "FINISHED"]
+    finished = [record for record in records if has_ended(record)]
     for _, same in groupby(sorted(finished, key=_but_backend), key=_but_backend):
         group = list(same)
         newest = {record.backend: record for record in group}
@@ -245,6 +290,6 @@ def by_data(records: Sequence[RunRecord]) -> Mapping[str, list[RunRecord]]:
 def remade(record: RunRecord) -> data.Dataset | None:
     """Make a run's data again from its config; None where that gives other data or none."""
     with contextlib.suppress(config.ConfigError, OSError):
-        dataset = made(config.parse(record.config))
+        dataset = make_dataset(config.parse(record.config))
         return dataset if dataset.digest == record.about["data"]["digest"] else None
     return None

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline import data, metrics, schedules
 from pipeline.backends.base import Backend, Slots, State
 from pipeline.checkpoint import Checkpoint
-from pipeline.data.batches import AnyBatches, Noted
+from pipeline.data.batches import AnyBatches, Seen
 from pipeline.models import Twin
 from pipeline.record import RunRecord, Trace
 from pipeline.stages.evaluate import scores
@@ -83,12 +83,11 @@ def train(
     """
     first = backend.read(model, twin)
     trace = Trace(rates=rates, full=full, folder=folder)
-    updates = len(rates) // epochs
     decisive = monitor or ("mse" if dataset.classes is None else "log_loss")
     curves: dict[str, list[float]] = {}
     best: dict[str, np.ndarray] = {}
     checks: dict[str, list[int]] = {}
-    noted = Noted(batches)
+    seen = Seen(fixed=batches.fixed)
     waited = 0
     begin: tuple[int, State] | None = None
     if resume is not None:
@@ -100,27 +99,22 @@ def train(
         if counted["best"]:
             record.about["best"] = counted["best"]
         rows = dict(resume.rows)
-        noted.samples = rows.pop("order/samples").tolist()
-        noted.sequence = rows.pop("order/sequence").tolist()
+        seen.restore({key: rows.pop(key) for key in [*rows] if key.startswith("order/")})
         trace.restore(rows)
         slots = {slot: resume.named(f"slot/{slot}") for slot in how["update"].slots}
         begin = (resume.epoch, (resume.named("param"), slots))
-    marked = len(noted.samples)
 
     def after(epoch: int, slots: Slots) -> bool:
         if epoch % log_every == 0:
-            progress(epoch * updates, trace.last_loss())
+            progress(trace.updates, trace.last_loss())
         if not full:
-            checksums(epoch)
-        stop = evaluate_every is not None and epoch % evaluate_every == 0 and scored(epoch)
+            checksums()
+        stop = evaluate_every is not None and epoch % evaluate_every == 0 and scored()
         if keep is not None and not stop and epoch < epochs and keep.due():
             checkpoint(epoch, slots)
         return stop
 
     def checkpoint(epoch: int, slots: Slots) -> None:
-        nonlocal marked
-        order = {"samples": noted.samples[marked:], "sequence": noted.sequence[marked:]}
-        marked = len(noted.samples)
         assert keep is not None
         keep.save(
             epoch=epoch,
@@ -130,25 +124,25 @@ def train(
             | {f"slot/{s}/{n}": v for s, own in slots().items() for n, v in own.items()}
             | {f"first/{name}": v for name, v in first.items()}
             | {f"best/{name}": v for name, v in best.items()},
-            rows=trace.take() | {f"order/{k}": np.array(v, np.uint64) for k, v in order.items()},
+            rows=trace.take() | seen.take(),
         )  # fmt: skip
 
-    def checksums(epoch: int) -> None:
-        checks.setdefault("step", []).append(epoch * updates)
+    def checksums() -> None:
+        checks.setdefault("step", []).append(trace.updates)
         for name, value in backend.read(model, twin).items():
             checks.setdefault(name, []).append(zlib.crc32(np.ascontiguousarray(value).data))
 
-    def scored(epoch: int) -> bool:
+    def scored() -> bool:
         """Score the validation set; whether it is time to stop."""
         nonlocal best, waited
         found = scores(backend, model, dataset, split="val")
-        for name, value in {"step": epoch * updates, **found}.items():
+        for name, value in {"step": trace.updates, **found}.items():
             curves.setdefault(name, []).append(value)
         sign = -1 if decisive in metrics.HIGHER else 1
         *before, now = (sign * score for score in curves[decisive])
         if not best or now < np.nanmin([np.inf, *before]):  # a NaN is better than nothing alone
             best, waited = backend.read(model, twin), 0
-            record.about["best"] = {"step": epoch * updates, "score": decisive} | found
+            record.about["best"] = {"step": trace.updates, "score": decisive} | found
         else:
             waited += 1
         return patience is not None and waited >= patience
@@ -156,7 +150,7 @@ def train(
     gc.freeze()  # what is kept makes the collector run; it need not look at the whole framework
     try:
         backend.train(
-            model, twin, batches=noted, epochs=epochs, trace=trace, after=after, forced=None,
+            model, twin, batches=batches, epochs=epochs, trace=trace, seen=seen, after=after,
             resume=begin, **how,
         )  # fmt: skip
         trace.flush()
@@ -164,7 +158,9 @@ def train(
         gc.unfreeze()
         last = backend.read(model, twin)
         record.arrays |= trace.collect(first)
-        record.arrays |= noted.arrays(record.steps)
+        record.arrays |= seen.arrays(record.steps)
+        if trace.without_gradient:
+            record.about["without_gradient"] = list(trace.without_gradient)
         kinds: dict[str, Mapping[str, Any]]
         kinds = {"first": first, "last": last, "best": best, "val": curves, "check": checks}
         for kind, values in kinds.items():

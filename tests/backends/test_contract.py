@@ -17,7 +17,7 @@ from pipeline.config import ConfigError
 NAMES = backends.names()
 CONF = Path(__file__).parents[2] / "conf" / "backend"
 CONSTANTS = {"LOOPS": tuple, "DTYPES": tuple, "EXECUTIONS": tuple, "INITS": tuple, "XLA": bool,
-             "ONCE": tuple, "FLAVOR": str, "INEXACT": dict}  # fmt: skip
+             "ONCE": tuple, "PACKAGES": tuple, "FLAGS": tuple, "FLAVOR": str, "INEXACT": dict}  # fmt: skip
 FUNCTIONS = sorted(name for name, value in vars(Backend).items()
                    if inspect.isfunction(value) and not name.startswith("_"))  # fmt: skip
 

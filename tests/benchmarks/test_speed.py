@@ -16,8 +16,9 @@ import pytest
 
 from pipeline import data, losses, models, seeds
 from pipeline.data.batches import Batches
+from pipeline.jobs.resolve import make_rates
 from pipeline.record import RunRecord, Trace
-from pipeline.stages.train import learning_rates, train
+from pipeline.stages.train import train
 
 STEPS = {"torch": 500, "tensorflow": 200}
 
@@ -42,7 +43,7 @@ def tracked(tools, dataset, build):
     def tracked(name, execution="eager", xla=False):
         stream = partial(seeds.stream, 0)
         batches = Batches(x=x, y=y, size=len(x), shuffle=False, stream=stream)
-        rates = learning_rates("constant", lr=1e-3, steps=STEPS[name], settings={})
+        rates = make_rates("constant", lr=1e-3, steps=STEPS[name], settings={})
         build(name)  # TensorFlow's threads are fixed by the first tensor
 
         def once():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import zipfile
@@ -27,9 +28,10 @@ def test_a_data_set_comes_back_bit_by_bit_under_its_digest(tools, tmp_path):
 def test_digest_is_the_seeds_and_sees_one_bit(tools):
     assert tools.line().digest == tools.line().digest != tools.line(seed=1).digest
     made = tools.line()
-    digest = made.digest
-    made.arrays["y_test"][3] = np.nextafter(made.arrays["y_test"][3], 9)
-    assert made.digest != digest
+    arrays = {name: array.copy() for name, array in made.arrays.items()}
+    assert dataclasses.replace(made, arrays=arrays).digest == made.digest
+    arrays["y_test"][3] = np.nextafter(arrays["y_test"][3], 9)
+    assert dataclasses.replace(made, arrays=arrays).digest != made.digest
 
 
 def test_an_intact_file_is_left_alone(tools, tmp_path):

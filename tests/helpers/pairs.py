@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pipeline import backends, models
-from pipeline.parity.ladder import Evidence, judge
-from pipeline.record import RunRecord
-from pipeline.stages.check import check, outputs_of, samples_and_start
+from pipeline import backends
+from pipeline.jobs.job import show_layers
+from pipeline.jobs.resolve import resolve
+from pipeline.record import NonFiniteLossError, RunRecord
 from pipeline.stages.evaluate import evaluate
-from pipeline.stages.probe import probe
-from pipeline.stages.run import how, layers_of, rates_of, samples_of
+from pipeline.stages.probe import judge_probed, probe_pair
 from pipeline.stages.train import train
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -26,55 +26,62 @@ def composed(overrides):
         return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
 
 
+@functools.cache
+def job_of(overrides):
+    return resolve(composed(overrides))
+
+
 def recorded(*overrides, twin=None, first=None, rates=None, samples=None, into=None, **stage):
     """Train as the stages do, without a store; return the record.
 
     `twin`, `first`, `rates` and `samples` change one thing of the run, given what it would be;
     `into` is a record to fill, `stage` what the stage is given besides.
     """
-    values = composed(overrides)
-    settings = check(values)
-    dataset, start = samples_and_start(settings)
-    start = first(start) if first else start
-    backend = backends.load(settings.backend.name)
-    device = backend.configure(
-        threads=1, deterministic=True, device="cpu", dtype=settings.backend.dtype, seed=0
-    )
-    twin = twin or models.twin(settings.model.name, settings.backend.name)
-
-    def build():
-        return backend.build(
-            twin, values=start, inputs=dataset.inputs, outputs=outputs_of(settings, dataset),
-            settings=settings.model.settings, device=device, dtype=settings.backend.dtype,
-        )  # fmt: skip
-
-    batches = samples_of(settings, dataset)
+    job = job_of(overrides)
+    job = dataclasses.replace(
+        job, first=first(job.first) if first else job.first,
+        rates=rates(job.rates) if rates else job.rates,
+    )  # fmt: skip
+    batches = samples(job.batches) if samples else job.batches
+    settings, backend = job.settings, backends.load(job.settings.backend.name)
+    twin = twin or job.twin()
+    device = job.configure(backend)
+    start = job.first if settings.model.init == "shared" else None
+    build = functools.partial(job.build, backend, values=start, device=device, twin=twin)
+    model = build()
     record = into or RunRecord(about={})
     record.about |= {
-        "config": values, "status": "FINISHED", "scores": {},
-        "data": {"digest": dataset.digest, "name": dataset.name, "facts": dataset.facts},
-        "updates_per_epoch": -(-batches.count // batches.group),
+        "config": job.values, "status": "FINISHED", "scores": {}, "device": device,
+        "environment": dict(job.environment),
+        "data": {"digest": job.dataset.digest, "name": job.dataset.name, "facts": job.dataset.facts},
+        "updates_per_epoch": -(-job.batches.count // job.batches.group),
     }  # fmt: skip
-    record.arrays |= layers_of(settings, dataset, backend=backend, model=build())
-    lr = rates_of(settings, batches)
-    train(
-        record, backend=backend, model=(model := build()), twin=twin,
-        batches=samples(batches) if samples else batches, dataset=dataset,
-        epochs=settings.train.epochs, rates=rates(lr) if rates else lr,
-        progress=lambda step, loss: None, log_every=10**9,
-        **{"full": True, "evaluate_every": None, "patience": None, "monitor": None} | stage,
-        **how(settings, dataset),
-    )  # fmt: skip
-    evaluate(record, backend=backend, model=model, dataset=dataset)
+    copy = job.build(backend, values=backend.read(model, twin), device=device, twin=twin)
+    record.arrays |= show_layers(job, backend=backend, model=copy)
+    options = {"full": True, "evaluate_every": settings.train.evaluate_every,
+               "patience": settings.train.patience, "monitor": settings.train.monitor} | stage  # fmt: skip
+    try:
+        train(
+            record, backend=backend, model=model, twin=twin, batches=batches, dataset=job.dataset,
+            epochs=settings.train.epochs, rates=job.rates, progress=lambda step, loss: None,
+            log_every=10**9, masks=job.masks, **options, **job.step_arguments(),
+        )  # fmt: skip
+    except NonFiniteLossError as error:
+        record.about |= {"status": "FAILED", "message": str(error)}
+        return record
+    if settings.train.weights == "best":
+        model = job.build(backend, values=record.named("best"), device=device, twin=twin)
+    evaluate(record, backend=backend, model=model, dataset=job.dataset)
     return record
 
 
-def ladder(a, b, *, twins=None, **more):
-    return judge(a, b, evidence=Evidence(probe(a, b, twins=twins, **more)))
+def ladder(a, b, *, twins=None, accept=None, precision="fail", **more):
+    evidence = probe_pair(a, b, twins=twins, **more)
+    return judge_probed(a, b, evidence, accept=accept, precision=precision)
 
 
 def show(found):
     for rung in found.rungs:
-        print(f"{rung.name:11s} {rung.verdict:7s} {rung.by:9s} {rung.tensor:18s} {rung.step} "
-              f"d={rung.distance} b={rung.bound} | {rung.why}")  # fmt: skip
-    print(found.verdict, found.sentence(), found.notes, found.growth and found.growth.text)
+        print(f"{rung.name:11s} {rung.verdict:7s} {rung.kind:9s} {rung.by:9s} {rung.tensor:18s} {rung.step} "
+              f"d={rung.distance} b={rung.bound} apart={rung.apart} | {rung.why}")  # fmt: skip
+    print(found.verdict, found.kind, found.sentence(), found.notes, found.growth and found.growth.text)

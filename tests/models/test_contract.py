@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import backends, config, models, optimizers, seeds
 from pipeline.config import ConfigError
-from pipeline.stages.check import check
+from pipeline.jobs.check import check_config
 
 RULES = sorted(config.functions(optimizers))
 # Settings under which a pair is tried besides its own YAML's; what is not named here is tried once.
@@ -195,9 +195,9 @@ def test_what_xla_cannot_do_is_refused_before_training(tools):
     values["model"] = {"name": "cnn", "init": "shared"} | tools.model_settings("cnn")
     values["backend"] |= {"name": "tensorflow", "execution": "compiled", "xla": True}
     with pytest.raises(ConfigError, match=r"backend\.xla=true: .* model\.pool=max"):
-        check(values)
+        check_config(values)
     values["model"]["pool"] = "average"
-    check(values)
+    check_config(values)
 
 
 COMPILED = [

@@ -14,9 +14,7 @@ from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 
 from pipeline import backends, data, metrics, models, seeds
-from pipeline.config import parse
-from pipeline.stages.check import samples_and_start
-from pipeline.stages.train import learning_rates
+from pipeline.jobs.resolve import resolve
 
 CONF = Path(__file__).parents[2] / "conf"
 BACKENDS = backends.names()
@@ -96,25 +94,20 @@ def test_logistic_regression_is_scikit_learns(tools, backend, classes):
 def experiment(model):
     """The experiment of that name, composed as the command line does."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return parse(OmegaConf.to_container(compose("config", [f"experiment=digits_{model}"])))
+        return OmegaConf.to_container(compose("config", [f"experiment=digits_{model}"]))
 
 
 @pytest.mark.parametrize("model", DIGITS)
 @pytest.mark.parametrize("backend", FRAMEWORKS)
 def test_digits_are_read(tools, backend, model):
     """The experiment of that name, on samples that were never trained on."""
-    settings = experiment(model)
-    made, first = samples_and_start(settings)
+    job = resolve(experiment(model))
+    settings, made = job.settings, job.dataset
     x, y = made.arrays["x_train"], np.eye(10)[made.arrays["y_train"][:, 0]]
-    how, lr = settings.train, settings.optimizer.lr
-    rates = learning_rates(
-        settings.schedule.name, lr=lr, steps=how.epochs * -(-len(x) // how.batch),
-        settings=settings.schedule.settings,
-    )  # fmt: skip
     run = tools.train(
-        backend, model, x=x, y=y, values=first, rates=rates, loss="cross_entropy",
+        backend, model, x=x, y=y, values=job.first, rates=job.rates, loss="cross_entropy",
         loss_settings=settings.loss.settings, optimizer=settings.optimizer.name, dtype="float32",
-        size=how.batch, shuffle=True, full=False, execution=compiled(backend),
+        size=settings.train.batch, shuffle=True, full=False, execution=compiled(backend),
     )  # fmt: skip
     prediction = backends.load(backend).predict(run.model, made.arrays["x_test"])
     found = metrics.scores(prediction, made.arrays["y_test"], classes=10)

@@ -39,7 +39,7 @@ def test_a_record_that_does_not_come_out_again_is_not_judged(parity, pair, what,
     arrays[key][row] *= np.float32(1.5)
     other = RunRecord(about=copy.deepcopy(pair[side].about), arrays=arrays)
     records = [other, pair[1]] if side == 0 else [pair[0], other]
-    found = parity.ladder(*records, permutations=1)
+    found = parity.ladder(*records)
     parity.show(found)
     assert found.verdict == "ABSTAIN"
     whys = [rung.why for rung in found.rungs if rung.verdict == "ABSTAIN"]
@@ -55,7 +55,7 @@ def test_a_port_that_was_mended_after_the_run_is_not_passed(parity, pair, monkey
     with monkeypatch.context() as wrong:
         wrong.setitem(twin.ACTIVATIONS, "relu", torch.nn.functional.gelu)
         b = parity.recorded("backend=torch", *SMALL)
-    found = parity.ladder(pair[0], b, permutations=1)
+    found = parity.ladder(pair[0], b)
     parity.show(found)
     assert found.verdict == "ABSTAIN"
     assert any("does not come out again" in rung.why for rung in found.rungs)
@@ -73,7 +73,7 @@ def test_runs_of_different_length_can_be_probed(parity):
         elif key != "prediction":
             short.arrays[key] = rows
     for one, other in ((a, short), (short, a)):
-        found = parity.ladder(one, other, permutations=1)
+        found = parity.ladder(one, other)
         parity.show(found)
         assert found.verdict == "ABSTAIN"
         assert any(f"{half} steps" in rung.why or f"{half} and" in rung.why for rung in found.rungs)
@@ -82,7 +82,7 @@ def test_runs_of_different_length_can_be_probed(parity):
 def test_float64_shrinks_rounding_and_leaves_meaning(parity, pair, monkeypatch):
     from pipeline.backends import torch as side
 
-    right = parity.ladder(*pair, permutations=1, forced=False, prove=True).facts["prove"]
+    right = parity.ladder(*pair, prove=True).facts["prove"]
     assert right["native"] < 1e-6
     assert 1e6 < right["ratio"] < 1e12
     original = side.train
@@ -90,7 +90,7 @@ def test_float64_shrinks_rounding_and_leaves_meaning(parity, pair, monkeypatch):
         side, "train", lambda *a, update, **k: original(*a, update=epsilon(update), **k)
     )
     wrong = parity.recorded("backend=torch", *SMALL)
-    found = parity.ladder(pair[0], wrong, permutations=1, prove=True)
+    found = parity.ladder(pair[0], wrong, prove=True)
     assert (found.verdict, found.finding.rung) == ("FAIL", "update")
     assert found.facts["prove"]["ratio"] == pytest.approx(1, rel=0.01)
 
@@ -100,7 +100,7 @@ def epsilon(update):
 
 
 def test_gradients_are_held_against_differences_and_those_by_hand(parity, pair, monkeypatch):
-    right = parity.ladder(*pair, permutations=1, forced=False, gradcheck=True)
+    right = parity.ladder(*pair, gradcheck=True)
     for checked in right.facts["gradcheck"].values():
         assert checked["largest"] < 1e-7
         assert max(checked["hand-derived"].values()) < 1e-14
@@ -114,7 +114,7 @@ def test_gradients_are_held_against_differences_and_those_by_hand(parity, pair, 
 
     monkeypatch.setitem(twin.ACTIVATIONS, "relu", wrong)
     b = parity.recorded("backend=torch", *SMALL)
-    found = parity.ladder(pair[0], b, permutations=1, gradcheck=True)
+    found = parity.ladder(pair[0], b, gradcheck=True)
     assert (found.verdict, found.finding.rung) == ("FAIL", "gradients")
     checked = found.facts["gradcheck"]
     assert checked["a"]["largest"] < 1e-7

@@ -12,8 +12,8 @@ import sys
 import pairs
 import pytest
 
-from pipeline import plots
-from pipeline.record import RunRecord
+from pipeline import plots, sweep, tracking
+from pipeline.record import NonFiniteLossError, RunRecord
 from pipeline.stages.compare import compare, paired
 
 SMALL = ("data.n=20", "data.n_test=10", "train.epochs=5")
@@ -133,6 +133,129 @@ def test_the_page_names_every_field_of_parity_json(runs, tmp_path):
     parts = (one["rungs"][0], one["finding"], one["growth"], one["distances"], one["facts"])
     there = {*kept, *one}.union(*parts)
     assert there <= named
+
+
+def over_seeds(runs, *, many=6, apart=0.0, init="framework", diverged=0):
+    """Runs over seeds, the second backend's with other starts and scores; its first ones diverged."""
+    records = []
+    for seed in range(many):
+        for name, run in runs.items():
+            digest = {"digest": f"{seed}" * 64}
+            copied = other(run, data=run.about["data"] | digest, run=f"{name} {seed}")
+            copied.about["config"] = copy.deepcopy(copied.config) | {"seed": seed}
+            copied.about["config"]["model"]["init"] = init
+            copied.about["scores"] = {"mse": 1.0 + seed}
+            if name == "numpy":
+                copied.about["scores"] = {"mse": 1.0 + seed + apart}
+                if init == "framework":
+                    for key in (key for key in copied.arrays if key.startswith("first/")):
+                        copied.arrays[key] = copied.arrays[key] + 1
+                if seed < diverged:
+                    message = str(NonFiniteLossError(3, 0.1, float("nan")))
+                    copied.about |= {"status": "FAILED", "message": message, "scores": {}}
+            records.append(copied)
+    return records
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("changes", "margin", "verdict", "code"),
+    [({}, 0.01, "PASS", 0), ({"apart": 0.5}, 0.01, "FAIL", 1), ({"many": 3}, 0.01, "ABSTAIN", 3),
+     ({"many": 1}, 0.01, "ABSTAIN", 3), ({}, None, "ABSTAIN", 3),
+     ({"diverged": 2}, 0.01, "ABSTAIN", 3), ({"diverged": 3}, 0.01, "FAIL", 1),
+     ({"diverged": 6}, 0.01, "FAIL", 1)],
+)  # fmt: skip
+def test_of_own_starts_the_test_over_seeds_is_the_exit_code(
+    runs, tmp_path, changes, margin, verdict, code
+):
+    result = judged(over_seeds(runs, **changes), tmp_path, margin=margin)
+    assert {ladder.verdict for ladder in result.ladders} <= {"ABSTAIN"}
+    assert (result.worst, result.exit_code) == (verdict, code)
+    assert {kind for kind, _ in result.verdicts} <= {verdict}
+    (group,) = result.by_seeds
+    assert group.covers == tuple(range(len(result.pairs)))
+    assert ("parity.margin" in group.sentence) == (margin is None)
+    (told,) = json.loads((tmp_path / "parity.json").read_text())["over_seeds"]
+    assert (told["verdict"], told["sentence"]) == (verdict, group.sentence)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_of_shared_starts_the_test_over_seeds_is_said_and_judges_nothing(runs, tmp_path):
+    result = judged(over_seeds(runs, apart=0.5, init="shared"), tmp_path, margin=0.01)
+    (test,) = result.equal.values()
+    assert (test.outcome, result.by_seeds) == ("different", [])
+    assert (result.worst, result.exit_code) == ("ABSTAIN", 3)  # nobody probed the pairs
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("changes", "tolerance", "worst"),
+    [({}, 10.0, "PASS"), ({}, 0.0, "FAIL"), ({}, None, "ABSTAIN"), ({"many": 3}, 10.0, "ABSTAIN"),
+     ({"many": 3}, 0.0, "FAIL"), ({"apart": 0.5}, None, "FAIL")],
+)  # fmt: skip
+def test_of_pairs_and_groups_the_worst_counts(runs, tmp_path, changes, tolerance, worst):
+    records = [*over_seeds(runs, **changes), *over_seeds(runs, many=1, init="shared")]
+    result = judged(records, tmp_path, margin=0.01, rtol=tolerance, atol=tolerance)
+    assert len(result.by_seeds) == 1
+    assert result.worst == worst
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_of_several_groups_the_worst_counts(runs, tmp_path):
+    slow = [with_rate(record, 0.5) for record in over_seeds(runs, apart=0.5)]
+    result = judged([*over_seeds(runs), *slow], tmp_path, margin=0.01)
+    assert [group.verdict for group in result.by_seeds] == ["PASS", "FAIL"]
+    assert [verdict for verdict, _ in result.verdicts] == ["PASS"] * 6 + ["FAIL"] * 6
+    assert (result.worst, result.exit_code) == ("FAIL", 1)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_named_runs_with_own_starts_are_too_few_seeds(runs, tmp_path):
+    result = judged(over_seeds(runs, many=1), tmp_path, margin=0.01, together=True)
+    assert (result.worst, result.exit_code) == ("ABSTAIN", 3)
+    assert "too few seeds: 1 pair" in result.verdicts[0][1]
+
+
+class Tags:
+    """Stands in for a run of the store and keeps its tags."""
+
+    def __init__(self):
+        self.tags, self.note = {}, ""
+
+    def log_tags(self, tags):
+        self.tags |= tags
+
+    def describe(self, text):
+        self.note = text
+
+    def __getattr__(self, name):
+        return lambda *values, **options: None
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("apart", "verdict"), [(0.0, "PASS"), (0.5, "FAIL")])
+def test_a_sweeps_runs_and_its_parent_are_tagged_with_the_verdict_over_seeds(
+    runs, tmp_path, monkeypatch, apart, verdict
+):
+    children = {}
+    monkeypatch.setattr(tracking, "reopen", lambda run: children.setdefault(run, Tags()))
+    result = judged(over_seeds(runs, apart=apart), tmp_path, margin=0.01)
+    parent = Tags()
+    sweep.publish(parent, result, overrides=[], jobs=12, notes=[])
+    assert len(children) == 12
+    assert {child.tags["parity.verdict"] for child in children.values()} == {verdict}
+    assert parent.tags["parity.verdict"] == verdict
+    assert f"**{verdict}**: {result.by_seeds[0].sentence}" in parent.note
+    assert "ABSTAIN" not in parent.note
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_group_without_any_pair_is_tagged_too(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "reopen", lambda run: None)
+    parent = Tags()
+    result = judged(over_seeds(runs, diverged=6), tmp_path, margin=0.01)
+    sweep.publish(parent, result, overrides=[], jobs=12, notes=[])
+    assert (result.pairs, parent.tags["parity.verdict"]) == ([], "FAIL")
 
 
 def _flip(folder):

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import backends
 from pipeline.config import ConfigError
-from pipeline.stages.check import check
+from pipeline.jobs.check import check_config
 
 # The rate grows from epoch to epoch, so that descent comes down first and goes astray later.
 ASTRAY = ("data=multilinear", "data.n=40", "data.n_val=20", "data.n_test=10", "data.d=3",
@@ -64,4 +64,4 @@ def test_a_first_score_that_never_comes_is_refused():
     """Else there would be no best weights at the end, and nothing for `patience` to wait for."""
     values = pairs.composed((*ASTRAY, "train.evaluate_every=41", "train.weights=best"))
     with pytest.raises(ConfigError, match=r"^train\.evaluate_every=41: .*train\.epochs=40"):
-        check(values)
+        check_config(values)

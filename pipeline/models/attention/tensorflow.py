@@ -5,9 +5,10 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
 from pipeline.models.attention.spec import PARTS, sizes
 from pipeline.models.mlp.tensorflow import norm_map
+from pipeline.watching import seen
 
 
 @keras.saving.register_keras_serializable(package="twingrad")

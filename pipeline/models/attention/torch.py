@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
 from pipeline.models.attention.spec import PARTS, sizes
 from pipeline.models.mlp.torch import norm_map
+from pipeline.watching import seen
 
 
 class Attention(nn.Module):

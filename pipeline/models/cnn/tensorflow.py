@@ -6,9 +6,10 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
 from pipeline.models.cnn.spec import flattened
 from pipeline.models.mlp.tensorflow import norm_map
+from pipeline.watching import seen
 
 POOLS = {"max": tf.nn.max_pool2d, "average": tf.nn.avg_pool2d}
 

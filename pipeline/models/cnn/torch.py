@@ -6,9 +6,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
 from pipeline.models.cnn.spec import flattened
 from pipeline.models.mlp.torch import BatchNorm, norm_map
+from pipeline.watching import seen
 
 NHWC = (0, 3, 1, 2)  # where the neutral axes stand in PyTorch's images
 POOLS = {"max": nn.functional.max_pool2d, "average": nn.functional.avg_pool2d}

@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
+from pipeline.watching import seen
 
 
 @keras.saving.register_keras_serializable(package="twingrad")
@@ -49,7 +50,7 @@ class Dynamic(keras.Model):
         rounds = 0
         while rounds < self.most and tf.reduce_any(moving):
             rounds += 1
-            seen(f"state{rounds}", h)
+            h = seen(f"state{rounds}", h)
             new = tf.tanh(self.again(h))
             change = tf.reduce_sum(tf.square(new - h), axis=-1, keepdims=True)
             length = tf.reduce_sum(tf.square(new), axis=-1, keepdims=True)

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
+from pipeline.watching import seen
 
 
 class Dynamic(nn.Module):
@@ -33,7 +34,7 @@ class Dynamic(nn.Module):
         rounds = 0
         while rounds < self.most and moving.any():
             rounds += 1
-            seen(f"state{rounds}", h)
+            h = seen(f"state{rounds}", h)
             new = torch.tanh(self.again(h))
             change = torch.sum(torch.square(new - h), dim=-1, keepdim=True)
             length = torch.sum(torch.square(new), dim=-1, keepdim=True)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
+from pipeline.watching import seen
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
@@ -109,14 +110,14 @@ class Mlp:
             z = a @ p[f"layer{k}.w"]
             if self.norm != "batch":
                 z = z + p[f"layer{k}.b"]
-            seen(f"layer{k}", z)
+            z = seen(f"layer{k}", z)
             if self.norm != "none":
                 mean, variance = self._moments(z, k, training)
                 s = np.sqrt(variance + self.epsilon)
                 u = (z - mean) / s
                 z = seen(f"norm{k}", u * p[f"norm{k}.scale"] + p[f"norm{k}.shift"])
             x, slope = self.activation(z)
-            seen(f"activation{k}", x)
+            x = seen(f"activation{k}", x)
             if masks:
                 x, slope = seen(f"dropout{k}", x * masks[k - 1]), slope * masks[k - 1]
             self.kept.append((a, u, s, slope))

@@ -7,7 +7,8 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
+from pipeline.watching import seen
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
+from pipeline.watching import seen
 
 ACTIVATIONS = {
     "relu": torch.relu,

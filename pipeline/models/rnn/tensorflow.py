@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
 from pipeline.models.rnn.spec import GATES
+from pipeline.watching import seen
 
 
 @keras.saving.register_keras_serializable(package="twingrad")
@@ -40,7 +41,7 @@ class Rnn(keras.Model):
                 state = self.gru(row, state)
             else:
                 state, memory = self.lstm(row, state, memory)
-            seen(f"state{t}", state)
+            state = seen(f"state{t}", state)
         return state @ self.out_w + self.out_b
 
     def gru(self, row: tf.Tensor, state: tf.Tensor) -> tf.Tensor:

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from pipeline.models import Placed, seen
+from pipeline.models import Placed
 from pipeline.models.rnn.spec import GATES
+from pipeline.watching import seen
 
 
 class Rnn(nn.Module):
@@ -35,7 +36,7 @@ class Rnn(nn.Module):
                 state = self.gru(row, state)
             else:
                 state, memory = self.lstm(row, state, memory)
-            seen(f"state{t}", state)
+            state = seen(f"state{t}", state)
         return state @ self.out_w + self.out_b
 
     def gru(self, row: torch.Tensor, state: torch.Tensor) -> torch.Tensor:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from pipeline import backends, config, data, losses, metrics, models, optimizers, schedules, seeds
+from pipeline import backends, config, data, losses, metrics, models, optimizers, schedules
+from pipeline.backends.base import Masks
 from pipeline.config import Config, ConfigError
+from pipeline.data import Dataset
 
 
-def check(values: Mapping[str, Any]) -> Config:
+def check_config(values: Mapping[str, Any]) -> Config:
     """Return a composed config typed, with every choice and setting known to exist.
 
-    Loads no framework. Raises `ConfigError` for the first thing that is wrong.
+    Loads no framework and makes no data. Raises `ConfigError` for the first thing that is wrong.
     """
     settings = config.parse(values)
     for group, module in (("loss", losses), ("optimizer", optimizers), ("schedule", schedules)):
@@ -29,6 +30,7 @@ def check(values: Mapping[str, Any]) -> Config:
     )
     _check_backend(settings)
     _check_loop(settings)
+    _check_stages(settings)
     return settings
 
 
@@ -103,13 +105,16 @@ def _check_loop(settings: Config) -> None:
         )  # fmt: skip
 
 
-def made(settings: Config) -> data.Dataset:
-    """Make the data set of a config in memory."""
-    stream = partial(seeds.stream, settings.seed)
-    return data.make(settings.data.name, settings=settings.data.settings, stream=stream)
+def _check_stages(settings: Config) -> None:
+    """Refuse stages that cannot be run together."""
+    stages = settings.stages
+    if {"probe", "compare"} & set(stages):
+        raise ConfigError("stages", list(stages), "probe and compare stand alone")
+    if "train" not in stages and stages != ("generate",):
+        raise ConfigError("stages", list(stages), "evaluate needs train, or run=<run>")
 
 
-def outputs_of(settings: Config, dataset: data.Dataset) -> int:
+def count_outputs(settings: Config, dataset: Dataset) -> int:
     """Return how many outputs a model needs for this loss on this data.
 
     Raises
@@ -130,25 +135,34 @@ def outputs_of(settings: Config, dataset: data.Dataset) -> int:
     return {"values": dataset.outputs, "binary": 1, "classes": classes or 0}[wanted]
 
 
-def encoder(settings: Config, dataset: data.Dataset) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what turns targets into those the loss wants: a column a class, or what is there."""
-    if getattr(losses, settings.loss.name).targets != "classes":
-        return lambda y: y
-    columns = np.eye(dataset.classes or 0)
-    return lambda y: columns[y[:, 0]]
+def check_samples(settings: Config, dataset: Dataset) -> None:
+    """Refuse settings that do not fit the samples, each with what would fit."""
+    _check_batch(settings, dataset)
+    _check_scores(settings, dataset)
+    _check_size(settings, dataset)
+    _check_updates(settings, rows=dataset.rows)
 
 
-def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndarray]]:
-    """Make a run's samples and shared first weights, so that what does not fit is known now."""
-    dataset = made(settings)
-    train = settings.train
-    rows = dataset.rows
-    if train.batch is None and dataset.source is not None:
+def check_dropout(settings: Config, masks: Masks | None) -> None:
+    """Refuse dropout in the one loop that would draw its own masks."""
+    if settings.train.loop == "fit" and masks is not None:
+        raise ConfigError("train.loop", "fit", "Keras would draw other dropout masks; use manual")
+
+
+def _check_batch(settings: Config, dataset: Dataset) -> None:
+    """Refuse a batch that the training set cannot give."""
+    size, rows = settings.train.batch, dataset.rows
+    if size is None and dataset.source is not None:
         raise ConfigError(
             "train.batch", "null", "a streamed set is not in memory at once; give a number"
         )
-    if train.batch is not None and train.batch > rows:
-        raise ConfigError("train.batch", train.batch, f"the training set has {rows} samples")
+    if size is not None and size > rows:
+        raise ConfigError("train.batch", size, f"the training set has {rows} samples")
+
+
+def _check_scores(settings: Config, dataset: Dataset) -> None:
+    """Refuse scores during training that these data do not have."""
+    train = settings.train
     if train.evaluate_every is not None and "x_val" not in dataset.arrays:
         sizes = (key for key in ("validation", "n_val") if key in settings.data.settings)
         instead = next((f"data.{key} makes one" for key in sizes), "null asks for no score")
@@ -162,34 +176,27 @@ def samples_and_start(settings: Config) -> tuple[data.Dataset, dict[str, np.ndar
             "train.monitor", train.monitor,
             f"data={dataset.name} is scored by {', '.join(allowed)}",
         )  # fmt: skip
-    _check_size(settings, dataset)
-    size, accumulate = train.batch or rows, settings.optimizer.accumulate
+
+
+def _check_updates(settings: Config, *, rows: int) -> None:
+    """Refuse updates that an epoch has no batches for, and rates or batches they cannot have."""
+    size, accumulate = settings.train.batch or rows, settings.optimizer.accumulate
     if accumulate > (batches := -(-rows // size)):
         raise ConfigError(
             "optimizer.accumulate", accumulate,
             f"an epoch has {batches} batch{'es' if batches > 1 else ''}, and no update spans two",
         )  # fmt: skip
-    updates = train.epochs * -(-rows // (size * accumulate))
-    _check_rates(settings, updates=updates)
+    _check_rates(settings, updates=settings.train.epochs * -(-rows // (size * accumulate)))
     spec = models.spec(settings.model.name)
     for key, value in getattr(spec, "NOT_ALONE", {}).items():
         if settings.model.settings[key] == value and (rows % size or size) == 1:
             raise ConfigError(
-                "train.batch", train.batch,
+                "train.batch", settings.train.batch,
                 f"leaves a batch of one of {rows} samples, which model.{key}={value} cannot take",
             )  # fmt: skip
-    first = spec.first_values(
-        seeds.stream(settings.seed, "init"),
-        inputs=dataset.inputs,
-        outputs=outputs_of(settings, dataset),
-        **settings.model.settings,
-    )
-    if train.loop == "fit" and masks_of(settings, dataset) is not None:
-        raise ConfigError("train.loop", "fit", "Keras would draw other dropout masks; use manual")
-    return dataset, first
 
 
-def _check_size(settings: Config, dataset: data.Dataset) -> None:
+def _check_size(settings: Config, dataset: Dataset) -> None:
     """Refuse samples in memory that are infinite in the precision of the run."""
     most = np.finfo(settings.backend.dtype).max
     for name, array in dataset.arrays.items():
@@ -212,23 +219,3 @@ def _check_rates(settings: Config, *, updates: int) -> None:
         raise ConfigError(
             "schedule.name", part.name, f"makes the rate infinite within {updates} updates"
         )
-
-
-def masks_of(settings: Config, dataset: data.Dataset) -> Any:
-    """Return what draws an update's dropout masks from the seed; None if the model drops nothing.
-
-    Update k has a stream of its own, so that no other update's draws matter to it.
-    """
-    draw = getattr(models.spec(settings.model.name), "masks", None)
-    if draw is None:
-        return None
-    shape = {"inputs": dataset.inputs, "outputs": outputs_of(settings, dataset)}
-    draw = partial(draw, **shape, **settings.model.settings)
-    if not draw(np.random.default_rng(0), batch=1):
-        return None
-
-    def masks(k: int, sizes: list[int]) -> list[list[np.ndarray]]:
-        rng = seeds.stream(settings.seed, f"dropout.{k}")
-        return [draw(rng, batch=size) for size in sizes]
-
-    return masks

@@ -9,7 +9,7 @@ import pairs
 import pytest
 
 from pipeline.config import ConfigError
-from pipeline.stages.check import check, samples_and_start
+from pipeline.jobs.resolve import resolve
 
 ROWS = ("data=digits", "data.layout=rows", "loss=cross_entropy")
 IMAGES = ("data=digits", "data.layout=image", "loss=cross_entropy")
@@ -59,7 +59,7 @@ IMAGES = ("data=digits", "data.layout=image", "loss=cross_entropy")
 )  # fmt: skip
 def test_what_does_not_fit_is_named(overrides, says):
     with pytest.raises(ConfigError) as caught:
-        samples_and_start(check(pairs.composed(overrides)))
+        resolve(pairs.composed(overrides))
     assert re.fullmatch(re.escape(says).replace(r"\*", r"[-0-9.e+]*"), str(caught.value))
 
 
@@ -67,8 +67,8 @@ def test_a_schedule_may_grow_as_long_as_it_stays_a_number():
     """500 updates in groups of 4 batches: what counts is updates, not batches."""
     grows = ("schedule=exponential", "schedule.factor=10", "train.batch=50", "train.epochs=100")
     with pytest.raises(ConfigError, match=r"within 400 updates"):
-        samples_and_start(check(pairs.composed(grows)))
-    samples_and_start(check(pairs.composed((*grows, "optimizer.accumulate=4"))))
+        resolve(pairs.composed(grows))
+    resolve(pairs.composed((*grows, "optimizer.accumulate=4")))
 
 
 def test_the_full_batch_of_a_streamed_set_is_refused(tmp_path):
@@ -76,8 +76,8 @@ def test_the_full_batch_of_a_streamed_set_is_refused(tmp_path):
     mine = ("data=file", f"data.path={tmp_path}/t.npy", "data.features=[0,1]", "data.target=2",
             "data.source=mmap", "data.block=5", "model=dense")  # fmt: skip
     with pytest.raises(ConfigError, match=r"train\.batch=null: .* not in memory at once"):
-        samples_and_start(check(pairs.composed(mine)))
-    samples_and_start(check(pairs.composed((*mine, "train.batch=4"))))
+        resolve(pairs.composed(mine))
+    resolve(pairs.composed((*mine, "train.batch=4")))
 
 
 def test_a_sample_alone_is_refused_where_it_is_normalised_alone_and_only_there():
@@ -86,4 +86,4 @@ def test_a_sample_alone_is_refused_where_it_is_normalised_alone_and_only_there()
     for fine in (("model.norm=batch", "train.batch=40"), ("model.norm=batch", "train.batch=124"),
                  ("model.norm=batch",), ("model.norm=layer", "train.batch=41"),
                  ("train.batch=1",)):  # fmt: skip
-        samples_and_start(check(pairs.composed((*wine, *fine))))
+        resolve(pairs.composed((*wine, *fine)))

@@ -1,0 +1,1 @@
+"""Jobs: what a config asks for, resolved once and then passed on."""

@@ -1,0 +1,138 @@
+"""From a config to a job: the one place that makes what a config asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline import backends, config, data, losses, models, schedules, seeds
+from pipeline.backends.base import Masks
+from pipeline.config import Config
+from pipeline.data import Dataset, batches
+from pipeline.data.batches import Batches, StreamedBatches
+from pipeline.identity import identify
+from pipeline.jobs.check import check_config, check_dropout, check_samples, count_outputs
+from pipeline.jobs.job import Job
+from pipeline.optimizers import Update
+
+
+def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job:
+    """Check a composed config whole and return its job; loads no framework, creates nothing.
+
+    Parameters
+    ----------
+    values
+        The composed config, as plain containers.
+    dataset
+        Its samples, where they are made already; None makes them.
+
+    Raises
+    ------
+    ConfigError
+        For the first thing that is wrong or does not fit together.
+    """
+    settings = check_config(values)
+    dataset = make_dataset(settings) if dataset is None else dataset
+    check_samples(settings, dataset)
+    outputs = count_outputs(settings, dataset)
+    first = models.spec(settings.model.name).first_values(
+        seeds.stream(settings.seed, "init"),
+        inputs=dataset.inputs,
+        outputs=outputs,
+        **settings.model.settings,
+    )
+    masks = make_masks(settings, inputs=dataset.inputs, outputs=outputs)
+    check_dropout(settings, masks)
+    samples = make_batches(settings, dataset)
+    environment = backends.environment(settings.backend.name, device=settings.backend.device)
+    optimizer = settings.optimizer
+    return Job(
+        values=values,
+        settings=settings,
+        dataset=dataset,
+        outputs=outputs,
+        first=first,
+        batches=samples,
+        rates=make_rates(
+            settings.schedule.name,
+            lr=optimizer.lr,
+            steps=settings.train.epochs * -(-samples.count // samples.group),
+            settings=settings.schedule.settings,
+        ),
+        masks=masks,
+        update=Update(
+            name=optimizer.name,
+            settings=optimizer.settings,
+            decay=optimizer.decay,
+            weight_decay=optimizer.weight_decay,
+            clip_norm=optimizer.clip_norm,
+            accumulate=optimizer.accumulate,
+        ),
+        identity=identify(values, data_digest=dataset.digest, environment=environment),
+        environment=environment,
+    )
+
+
+def make_dataset(settings: Config) -> Dataset:
+    """Make the data set of a config in memory."""
+    stream = partial(seeds.stream, settings.seed)
+    return data.make(settings.data.name, settings=settings.data.settings, stream=stream)
+
+
+def make_batches(settings: Config, dataset: Dataset) -> Batches | StreamedBatches:
+    """Return the training samples in the order and precision of a run."""
+    return batches.of(
+        dataset,
+        size=settings.train.batch,
+        shuffle=settings.train.shuffle,
+        stream=partial(seeds.stream, settings.seed),
+        dtype=settings.backend.dtype,
+        encode=make_encoder(settings.loss.name, classes=dataset.classes),
+        group=settings.optimizer.accumulate,
+    )
+
+
+def make_encoder(loss: str, *, classes: int | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what turns targets into those the loss wants: a column a class, or what is there."""
+    if getattr(losses, loss).targets != "classes":
+        return lambda y: y
+    columns = np.eye(classes or 0)
+    return lambda y: columns[y[:, 0]]
+
+
+def make_rates(name: str, *, lr: float, steps: int, settings: Mapping[str, Any]) -> np.ndarray:
+    """Return the learning rates of updates 1 to `steps`, shape ``(steps,)``, float64."""
+    rate = getattr(schedules, name)
+    return np.array([rate(step, lr=lr, steps=steps, **settings) for step in range(1, steps + 1)])
+
+
+def make_masks(settings: Config, *, inputs: tuple[int, ...], outputs: int) -> Masks | None:
+    """Return what draws an update's dropout masks from the seed; None if the model drops nothing.
+
+    Update k has a stream of its own, so that no other update's draws matter to it.
+    """
+    draw = getattr(models.spec(settings.model.name), "masks", None)
+    if draw is None:
+        return None
+    draw = partial(draw, inputs=inputs, outputs=outputs, **settings.model.settings)
+    if not draw(np.random.default_rng(0), batch=1):
+        return None
+
+    def masks(k: int, sizes: Sequence[int]) -> list[list[np.ndarray]]:
+        rng = seeds.stream(settings.seed, f"dropout.{k}")
+        return [draw(rng, batch=size) for size in sizes]
+
+    return masks
+
+
+def resolve_recorded(values: Mapping[str, Any]) -> Job:
+    """Return the job of a recorded config, also of one that the version before wrote.
+
+    How runs are judged is no part of what was run; its keys are those of now.
+    """
+    known = {"precision": "fail", "accept": []}
+    parity = {key: values["parity"].get(key, known.get(key)) for key in config.keys_of("parity")}
+    return resolve({**values, "parity": parity})

@@ -1,0 +1,180 @@
+"""The rung ``data``: the same samples, splits and batches, as each backend cut them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.parity.compared import Compared
+from pipeline.parity.judged import Judged, accept_or_fail
+from pipeline.parity.verdict import Finding, Rung
+
+
+def judge_data(pair: Compared) -> Judged:
+    """Compare the digests of all samples, then each batch that both took."""
+    if pair.a.about["data"]["digest"] != pair.b.about["data"]["digest"]:
+        return _fail(pair, "samples", None, "other samples or splits", "data")
+    one, other = pair.a.named("order"), pair.b.named("order")
+    if "samples" not in one or "samples" not in other:
+        return _abstain("the order was not recorded")
+    if not len(one["samples"]) or not len(other["samples"]):
+        return _abstain(
+            f"the order of {len(one['samples'])} and {len(other['samples'])} batches was recorded"
+        )
+    if len(one["samples"]) != len(one["sequence"]) or len(other["samples"]) != len(
+        other["sequence"]
+    ):
+        return _abstain(
+            f"the order of {len(one['sequence'])} and {len(other['sequence'])} batches was recorded"
+        )
+    return _compare_batches(pair, one, other)
+
+
+def _compare_batches(
+    pair: Compared, one: dict[str, np.ndarray], other: dict[str, np.ndarray]
+) -> Judged:
+    steps = [_steps(pair, side, order) for side, order in (("a", one), ("b", other))]
+    inside = [step <= pair.steps for step in steps]
+    one, other = (
+        {k: v if k.endswith("_rows") else v[part] for k, v in order.items()}
+        for order, part in zip((one, other), inside, strict=True)
+    )
+    step_a, step_b = (step[part] for step, part in zip(steps, inside, strict=True))
+    n = min(len(step_a), len(step_b))
+    bad = (one["samples"][:n] != other["samples"][:n]) | (
+        one["sequence"][:n] != other["sequence"][:n]
+    )
+    cut = step_a[:n] != step_b[:n]
+    if "epoch" in one and "epoch" in other:
+        cut |= one["epoch"][:n] != other["epoch"][:n]
+    if cut.any() and int(np.argmax(cut)) <= int(np.argmax(bad | cut)):
+        return _other_cuts(pair, one, other, int(np.argmax(cut)), int(step_a[np.argmax(cut)]))
+    if bad.any():
+        batch = int(np.argmax(bad))
+        return _other_batch(pair, one, other, batch, int(step_a[batch]))
+    if len(step_a) != len(step_b):
+        return _abstain(f"the order of {len(step_a)} and {len(step_b)} batches was recorded")
+    ended = explain_lengths(pair)
+    if ended.startswith("!"):
+        return _fail(pair, "steps", pair.steps, ended[1:], "steps")
+    why = "same samples, splits and order"
+    notes = (ended,) if ended else ()
+    return Judged(rung=Rung(name="data", verdict="PASS", by="bits", why=why), notes=notes)
+
+
+def _steps(pair: Compared, side: str, order: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the update of each batch; in records of before it follows from the counts."""
+    if "step" in order:
+        return order["step"].astype(np.int64)
+    record = pair.a if side == "a" else pair.b
+    group = int(record.config["optimizer"]["accumulate"])
+    updates = int(record.about.get("updates_per_epoch", 0)) or record.steps
+    number = np.arange(len(order["samples"]))
+    count = max(1, len(number) * updates // record.steps)  # an epoch's last update may have fewer
+    return number // count * updates + number % count // group + 1
+
+
+def _other_cuts(
+    pair: Compared, one: dict[str, np.ndarray], other: dict[str, np.ndarray], batch: int, step: int
+) -> Judged:
+    """Say which side has a batch that the other one dropped."""
+    why = f"the batches of step {step} are cut otherwise"
+    if "epoch" in one and "epoch" in other:
+        epoch = int(min(one["epoch"][batch], other["epoch"][batch]))
+        counts = [int((order["epoch"] == epoch).sum()) for order in (one, other)]
+        if counts[0] != counts[1]:
+            side = "b" if counts[0] > counts[1] else "a"
+            longer = one if side == "b" else other
+            rows = int(longer["lengths"][batch])
+            why = (
+                f"epoch {epoch} has {counts[0]} batches in {pair.label('a')} and {counts[1]} in "
+                f"{pair.label('b')}: {pair.label(side)} lacks the batch of {rows} samples at step "
+                f"{step}"
+            )
+    return _fail(pair, "batches", step, why, "order")
+
+
+def _other_batch(
+    pair: Compared, one: dict[str, np.ndarray], other: dict[str, np.ndarray], batch: int, step: int
+) -> Judged:
+    """Say which sample of a batch differs, and whether in x or y."""
+    if one["samples"][batch] == other["samples"][batch]:
+        phase = "the same, in another order"
+    else:
+        phase = "other samples"
+    which = ""
+    if "x_rows" in one and "x_rows" in other:
+        starts = [int(order["lengths"][:batch].sum()) for order in (one, other)]
+        lengths = [int(order["lengths"][batch]) for order in (one, other)]
+        kept = all(
+            start + length <= len(order["x_rows"])
+            for start, length, order in zip(starts, lengths, (one, other), strict=True)
+        )
+        if lengths[0] != lengths[1]:
+            which = f": {lengths[0]} and {lengths[1]} samples"
+        elif kept:
+            x, y = (
+                [order[f"{name}_rows"][start : start + lengths[0]]
+                 for order, start in zip((one, other), starts, strict=True)]
+                for name in "xy"
+            )  # fmt: skip
+            which = _which(x, y)
+        elif phase == "other samples" and "x" in one and "x" in other:
+            which = ": in " + ("y" if one["x"][batch] == other["x"][batch] else "x")
+    why = f"the batch of step {step} holds {phase}{which}"
+    return _fail(pair, phase, step, why, "order")
+
+
+def _which(x: list[np.ndarray], y: list[np.ndarray]) -> str:
+    """Say which samples of a batch differ, by the fingerprints of their rows."""
+    bad_x, bad_y = x[0] != x[1], y[0] != y[1]
+    numbers = np.flatnonzero(bad_x | bad_y)
+    if not len(numbers):
+        return ""
+    parts = " and ".join(name for name, bad in (("x", bad_x), ("y", bad_y)) if bad.any())
+    shown = ", ".join(map(str, numbers[:4])) + (", …" if len(numbers) > 4 else "")
+    some = "sample" if len(numbers) == 1 else "samples"
+    return f": {some} {shown} of the batch, in {parts}"
+
+
+def explain_lengths(pair: Compared) -> str:
+    """Say why the two made another number of steps; with ``!`` in front where nothing explains it.
+
+    A run ends early by its own validation curve, or because its loss was not finite.
+    """
+    counts = {"a": pair.a.steps, "b": pair.b.steps}
+    whole = {}
+    for side, record in (("a", pair.a), ("b", pair.b)):
+        per_epoch = int(record.about.get("updates_per_epoch", 0))
+        epochs = int(record.config["train"].get("epochs", 0))
+        whole[side] = per_epoch * epochs
+    if counts["a"] == counts["b"]:
+        return ""
+    texts = []
+    for side, record in (("a", pair.a), ("b", pair.b)):
+        if counts[side] >= whole[side]:
+            continue
+        loss = record.arrays["loss"]
+        if not np.isfinite(loss[-1]):
+            texts.append(f"{pair.label(side)} diverged at step {counts[side]}")
+        elif record.about.get("status") in ("KILLED", "FAILED"):
+            texts.append(f"{pair.label(side)} was stopped after step {counts[side]}")
+        elif record.config["train"].get("patience") is not None:
+            texts.append(f"{pair.label(side)} stopped early after step {counts[side]}")
+        elif whole[side]:
+            text = (
+                f"{pair.label(side)} made {counts[side]} of {whole[side]} steps, and nothing in "
+                "its record says why"
+            )
+            return f"!{text}"
+    made = f"{counts['a']} and {counts['b']} steps: the {pair.steps} that both made are judged"
+    return f"{'; '.join(texts)}; {made}" if texts else made
+
+
+def _abstain(why: str) -> Judged:
+    return Judged(rung=Rung(name="data", verdict="ABSTAIN", why=why))
+
+
+def _fail(pair: Compared, phase: str, step: int | None, why: str, tensor: str) -> Judged:
+    rung = Rung(name="data", verdict="FAIL", kind="data", tensor=tensor, step=step, why=why)
+    finding = Finding(kind="data", rung="data", phase=phase, step=step, tensor=tensor, detail=why)
+    return accept_or_fail(pair, Judged(rung=rung, findings=(finding,)), {phase, tensor})

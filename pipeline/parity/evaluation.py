@@ -1,0 +1,140 @@
+"""The rung ``evaluation``: predictions at equal weights, and what a run chose by its curve."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pipeline import metrics
+from pipeline.parity.compared import Compared, are_same_bits
+from pipeline.parity.judged import Judged, accept_or_fail
+from pipeline.parity.quantity import TEST, VALIDATION
+from pipeline.parity.rungs import judge_quantities
+from pipeline.parity.verdict import Finding, Rung
+from pipeline.record import RunRecord
+
+
+def judge_evaluation(pair: Compared) -> Judged:
+    """Compare predictions in evaluation mode at each side's scored weights.
+
+    Which epoch was best, and where early stopping ended, must follow from each side's own
+    validation curve by the same rule.
+    """
+    chosen = [(side, check_choice(record)) for side, record in (("a", pair.a), ("b", pair.b))]
+    for side, why in chosen:
+        if why:
+            why = f"{pair.label(side)}: {why}"
+            rung = Rung(name="evaluation", verdict="FAIL", kind="state", tensor="best", why=why)
+            finding = Finding(
+                kind="state", rung="evaluation", phase="evaluation", step=None, tensor="best",
+                detail=why,
+            )  # fmt: skip
+            return accept_or_fail(pair, Judged(rung=rung, findings=(finding,)), {"best"})
+    one, other = (record.arrays.get("prediction") for record in (pair.a, pair.b))
+    if one is None and other is None and all(map(_has_diverged, (pair.a, pair.b))):
+        why = "both runs diverged: there is nothing to evaluate"
+        return Judged(rung=Rung(name="evaluation", verdict="PASS", by="bits", why=why))
+    if one is None or other is None:
+        return Judged(
+            rung=Rung(name="evaluation", verdict="ABSTAIN", why="a run was not evaluated")
+        )
+    judged = judge_quantities(pair, "evaluation", {TEST: (one[None], other[None])}, first=1)
+    validation = _judge_validation(pair)
+    if validation is not None and judged.rung.verdict == "PASS":
+        if validation.rung.verdict != "PASS":
+            judged = validation
+        elif not _is_nearer(judged.rung, validation.rung):
+            judged = dataclasses.replace(
+                validation, accepted=judged.accepted | validation.accepted,
+                notes=(*judged.notes, *validation.notes),
+            )  # fmt: skip
+    scores = _tell_scores(pair)
+    where = "" if pair.evidence is None or are_same_bits(one, other) else "at equal weights "
+    why = f"{where}{judged.rung.why}" + (f"; the runs themselves: {scores}" if scores else "")
+    rung = dataclasses.replace(judged.rung, why=why)
+    return dataclasses.replace(judged, rung=rung, notes=(*judged.notes, *_tell_best(pair)))
+
+
+def _has_diverged(record: RunRecord) -> bool:
+    return not np.isfinite(record.arrays["loss"][-1])
+
+
+def _is_nearer(one: Rung, other: Rung) -> bool:
+    """Whether the first rung's numbers are the farther ones relative to their bound."""
+    ratios = [max(rung.tensors.values(), default=0.0) for rung in (one, other)]
+    return ratios[0] >= ratios[1]
+
+
+def _judge_validation(pair: Compared) -> Judged | None:
+    """Judge the predictions for the validation set at each scored epoch's weights, if measured."""
+    evidence = pair.evidence
+    if evidence is None or not evidence.sources(VALIDATION) or pair.tolerance is not None:
+        return None
+    steps = np.asarray(evidence.about["scored"], np.int64)
+    curves = [record.arrays.get("val/step", np.empty(0)) for record in (pair.a, pair.b)]
+    rows = {VALIDATION: (np.zeros((len(steps), 1)), np.ones((len(steps), 1)))}
+    if not len(curves[0]) or pair.unusable(VALIDATION):
+        return None
+    return judge_quantities(pair, "evaluation", rows, first=1, steps=steps)
+
+
+def check_choice(record: RunRecord) -> str:
+    """Say in what a run's best weights or its end do not follow from its own validation curve."""
+    steps, best = record.arrays.get("val/step"), record.about.get("best")
+    if steps is None or not len(steps):
+        return ""
+    train = record.config["train"]
+    name = train.get("monitor") or str((best or {}).get("score", ""))
+    curve = record.arrays.get(f"val/{name}")
+    if curve is None or len(curve) != len(steps):
+        return ""
+    sign = -1.0 if name in metrics.HIGHER else 1.0
+    chosen, waited, patience = 0, 0, train.get("patience")
+    lowest = np.inf
+    for i, value in enumerate(sign * np.asarray(curve, np.float64)):
+        if i == 0 or value < lowest:
+            chosen, waited = i, 0
+            lowest = value if np.isfinite(value) else lowest
+        else:
+            waited += 1
+        if patience is not None and waited >= patience and i < len(curve) - 1:
+            return f"it should have stopped at step {int(steps[i])} by its own validation curve"
+    ended_early = record.steps < int(record.about.get("updates_per_epoch", 0)) * int(
+        train["epochs"]
+    )
+    finished = record.about.get("status") == "FINISHED"
+    if patience is not None and finished and ended_early and waited < patience:
+        return (
+            f"it stopped at step {record.steps}, {waited} of {patience} scores without a better one"
+        )
+    step = int(steps[chosen])
+    if best is not None and int(best["step"]) != step:
+        there = int(best["step"])
+        return f"its best weights are those of step {there}; by its curve step {step} was best"
+    return _check_best_weights(record, step)
+
+
+def _check_best_weights(record: RunRecord, step: int) -> str:
+    rows, best = record.named("param"), record.named("best")
+    for name, values in best.items():
+        if name in rows and len(rows[name]) > step and not are_same_bits(rows[name][step], values):
+            return f"{name} changed between step {step} and its score: scoring moves it"
+    return ""
+
+
+def _tell_scores(pair: Compared) -> str:
+    one, other = (record.about.get("scores", {}) for record in (pair.a, pair.b))
+    return ", ".join(f"{k} {one[k]:.6g} and {v:.6g}" for k, v in other.items() if k in one)
+
+
+def _tell_best(pair: Compared) -> tuple[str, ...]:
+    """Tell where the two chose another epoch: their curves differ, which is growth."""
+    best = [record.about.get("best") for record in (pair.a, pair.b)]
+    if None in best or best[0]["step"] == best[1]["step"]:
+        return ()
+    steps = " and ".join(str(each["step"]) for each in best)
+    return (
+        f"the best epochs ended at steps {steps}, each by its own validation curve: distance that "
+        "grew",
+    )

@@ -1,0 +1,1 @@
+"""What is trained again to measure a pair; nothing here judges."""

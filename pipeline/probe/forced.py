@@ -1,0 +1,198 @@
+"""Every step of both sides from the same recorded state, in float32 and in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from pipeline.backends.base import Arrays, Start, Stepper
+from pipeline.parity import distance
+from pipeline.parity.evidence import Evidence
+from pipeline.parity.quantity import Quantity, outcome_quantity
+from pipeline.probe.side import Side
+from pipeline.record import RunRecord
+
+NARROW, WIDE = "float32", "float64"
+_BYTES = 1 << 25  # of the four outcomes of some steps that are held together
+
+
+def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> None:
+    """Measure every update from a's states, then from b's.
+
+    Each phase is forced: an update gets the recorded gradient of the run whose state it starts
+    from. Where a loop hands out no gradients, the whole step is forced instead.
+    """
+    for source in "ab":
+        steppers = {
+            (name, dtype): side.stepper(dtype)
+            for name, side in sides.items() for dtype in (NARROW, WIDE)
+        }  # fmt: skip
+        for chunk in _chunks(sides[source], steps):
+            starts = {
+                name: [side.start(k, state=sides[source]) for k in chunk]
+                for name, side in sides.items()
+            }
+            outcomes = {
+                (name, dtype): _run(sides[name], dtype, stepper, starts[name])
+                for (name, dtype), stepper in steppers.items()
+            }
+            _measure(sides, evidence, source, chunk, starts[source], outcomes)
+
+
+def _chunks(side: Side, steps: int) -> Iterator[range]:
+    size = sum(values.size for values in side.first.values())
+    rows = max(1, min(256, _BYTES // (24 * size * (2 + len(side.job.update.slots)))))
+    for first in range(1, steps + 1, rows):
+        yield range(first, min(first + rows, steps + 1))
+
+
+def _run(side: Side, dtype: str, stepper: Stepper, starts: list[Start]) -> Arrays:
+    """Make some steps; return their outcomes as stacks with a row a step."""
+    side.configure(dtype)
+    outcomes = [stepper(start) for start in starts]
+    return {
+        key: np.stack([outcome[key] for outcome in outcomes])
+        for key in outcomes[0]
+        if outcome_quantity(key) is not None
+    }
+
+
+def _measure(
+    sides: Mapping[str, Side],
+    evidence: Evidence,
+    source: str,
+    chunk: range,
+    starts: list[Start],
+    outcomes: Mapping[tuple[str, str], Arrays],
+) -> None:
+    native = sides[source].dtype
+    for key in outcomes["a", WIDE]:
+        quantity = outcome_quantity(key)
+        if quantity is None or key not in outcomes["b", WIDE]:
+            continue
+        if outcomes["a", WIDE][key].dtype != np.float64 or (
+            outcomes["b", WIDE][key].dtype != np.float64
+        ):
+            evidence.about["broken"] = (
+                f"float64 is no float64: {quantity.key} is {outcomes['a', WIDE][key].dtype} in one "
+                f"and {outcomes['b', WIDE][key].dtype} in the other"
+            )
+        begin = None
+        if quantity.kind == "parameter":
+            begin = np.stack([start.values[quantity.name] for start in starts])
+        four = {name: rows[key] for name, rows in outcomes.items()}
+        evidence.put(quantity, source, measure_rows(four, native=native, begin=begin))
+        recorded = recorded_rows(sides[source].record, quantity, chunk)
+        if recorded is not None:
+            again = four[source, native]
+            put_replay(evidence, quantity, source, recorded, again)
+
+
+def recorded_rows(record: RunRecord, quantity: Quantity, chunk: range) -> np.ndarray | None:
+    """Return a run's recorded rows of some steps; None if it has none of that quantity."""
+    prefix = {"gradient": "grad", "slot": "slot", "parameter": "param"}
+    shift = int(quantity.kind == "parameter")
+    name = "loss" if quantity.kind == "loss" else f"{prefix[quantity.kind]}/{quantity.name}"
+    rows = record.arrays.get(name)
+    if rows is None:
+        return None
+    part: np.ndarray = rows[chunk.start - 1 + shift : chunk.stop - 1 + shift]
+    return part
+
+
+def measure_rows(
+    four: Mapping[tuple[str, str], np.ndarray], *, native: str, begin: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return the norms of one quantity, row by row; see `pipeline.parity.evidence.Measured`.
+
+    Parameters
+    ----------
+    four
+        The quantity of both sides in both precisions, stacks of one shape.
+    native
+        The precision of the runs.
+    begin
+        Of a parameter what it was before: then the quantity is the update, and its size
+        ``‖Δw‖ + ‖w‖``.
+    """
+    wide = {side: four[side, WIDE].astype(np.float64) for side in "ab"}
+    narrow = {side: four[side, NARROW].astype(np.float64) for side in "ab"}
+    lonely, diverged = _not_finite(four, native=native)
+    with np.errstate(invalid="ignore", over="ignore"):
+        own = {side: distance.norms(narrow[side] - wide[side]) for side in "ab"}
+        apart = distance.norms(wide["a"] - wide["b"])
+        free = apart if native == WIDE else distance.norms(narrow["a"] - narrow["b"])
+        if begin is None:
+            size = np.maximum(distance.norms(wide["a"]), distance.norms(wide["b"]))
+        else:
+            before = begin.astype(np.float64)
+            size = distance.norms(before) + np.maximum(
+                distance.norms(wide["a"] - before), distance.norms(wide["b"] - before)
+            )
+    quiet = diverged[:, None]
+    return {
+        "own_a": np.where(quiet, 0.0, own["a"]),
+        "own_b": np.where(quiet, 0.0, own["b"]),
+        "apart": np.where(quiet, 0.0, apart),
+        "size": np.where(quiet, 0.0, size),
+        "free": np.where(quiet, 0.0, free),
+        "lonely": lonely,
+        "diverged": diverged,
+    }
+
+
+def _not_finite(
+    four: Mapping[tuple[str, str], np.ndarray], *, native: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each row whether one side alone is not finite, and whether both diverge.
+
+    Both diverge where each is not finite or within a factor 2 of the range's end, by the float64
+    value as well: then one of them may be finite still.
+    """
+    rows = {side: four[side, native].reshape(len(four[side, native]), -1) for side in "ab"}
+    end = float(np.finfo(native).max) / 2
+    bad, near = {}, {}
+    for side in "ab":
+        finite = np.isfinite(rows[side])
+        wide = four[side, WIDE].reshape(len(rows[side]), -1)
+        bad[side] = (~finite).any(axis=1)
+        with np.errstate(invalid="ignore"):
+            far = (np.abs(rows[side]) >= end) | (np.abs(wide) >= end)
+        near[side] = bad[side] | far.any(axis=1)
+    both = near["a"] & near["b"] & (bad["a"] | bad["b"])
+    return (bad["a"] | bad["b"]) & ~both, both
+
+
+def put_replay(
+    evidence: Evidence, quantity: Quantity, side: str, recorded: np.ndarray, again: np.ndarray
+) -> None:
+    """Add how far a record is from its own steps done again; bits that are equal are 0 apart."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.asarray(recorded, np.float64) - again.astype(np.float64)
+    same = (np.asarray(recorded) == again) | (np.isnan(recorded) & np.isnan(again))
+    rows = distance.norms(np.where(same, 0.0, gap))
+    key = f"replay/{side}/{quantity.key}"
+    before = evidence.arrays.get(key)
+    evidence.arrays[key] = rows if before is None else np.concatenate([before, rows])
+
+
+def measure_forward(sides: Mapping[str, Side], evidence: Evidence) -> None:
+    """Measure the activations of the first batch at a's start, then at b's."""
+    for source in "ab":
+        values = sides[source].first
+        shown = {
+            (name, dtype): side.layers(dtype, values)
+            for name, side in sides.items() for dtype in (NARROW, WIDE)
+        }  # fmt: skip
+        native = sides[source].dtype
+        for name, array in shown["a", WIDE].items():
+            others = [each.get(name) for each in shown.values()]
+            if any(other is None or other.shape != array.shape for other in others):
+                continue
+            quantity = Quantity("activation", name)
+            four = {key: each[name][None] for key, each in shown.items()}
+            evidence.put(quantity, source, measure_rows(four, native=native))
+            recorded = sides[source].record.arrays.get(f"layer/{name}")
+            if recorded is not None and recorded.shape == array.shape:
+                put_replay(evidence, quantity, source, recorded[None], four[source, native])

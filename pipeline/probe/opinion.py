@@ -1,0 +1,272 @@
+"""A second opinion on a suspect: whether single roundings of the state explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline import seeds, watching
+from pipeline.backends.base import Start, Stepper
+from pipeline.parity import bounds, distance
+from pipeline.parity.evidence import DRAWS, Evidence, Suspect
+from pipeline.parity.quantity import TEST, VALIDATION, Quantity
+from pipeline.probe.forced import NARROW, WIDE
+from pipeline.probe.side import Side
+
+ROUNDING = {NARROW: 2.0**-24, WIDE: 2.0**-53}
+"""Half the distance from 1 to the next number: the most that one rounding moves a number by."""
+
+
+def give_opinions(
+    sides: Mapping[str, Side], evidence: Evidence, suspects: Sequence[Suspect]
+) -> None:
+    """Add a second opinion on each suspect, and the values themselves.
+
+    Where a function jumps (relu, max pool, clipping) or cancels, one measured error can be too
+    small by luck. The state is moved by single roundings, relative to each element, and so is every
+    intermediate result that the model and the loss show, and the float64 step made again, `DRAWS`
+    times: of `meaning` by roundings of float64, of `precision` by those of float32. It excuses a
+    suspect in two ways.
+
+    - *A kink*: some draw of one side agrees with the other side as it is (of `precision`, with the
+      coarse side's own float32 step) within the bound. Moving as far is not enough: an unrelated
+      fault would hide behind any kink.
+    - *Ill-conditioned*: with ``U``, the lower quartile of how far the draws move the quantity, the
+      bound holds with U in place of a smaller own error. No arithmetic of that precision avoids U:
+      one rounding of each number makes it. Beside a kink U is small, for every other draw stays on
+      its side of it.
+
+    A step that is within its bound when it is made alone is not excused: it depends on the steps
+    before it by more than its state.
+    """
+    redo = {
+        (name, dtype): _Redo(side, dtype)
+        for name, side in sides.items() for dtype in (NARROW, WIDE)
+    }  # fmt: skip
+    drawing = {name: _Redo(side, WIDE, eager=True) for name, side in sides.items()}
+    for suspect in suspects:
+        _keep_vectors(sides, evidence, suspect, redo)
+        opinion = {"suspect": suspect.to_list(), "excused": False, "nearest": None, "alone": True}
+        if _is_beyond_alone(sides, evidence, suspect):
+            nearest, unavoidable = _draw(sides, evidence, suspect, drawing)
+            widened = _bound(sides, evidence, suspect, unavoidable=unavoidable)
+            apart = _distance(sides, evidence, suspect)
+            is_avoidable = bool(bounds.is_beyond(apart[None], widened[None])[0])
+            opinion |= {"excused": nearest <= 1 or not is_avoidable, "nearest": nearest,
+                        "unavoidable": float(unavoidable[0])}  # fmt: skip
+        else:
+            opinion["alone"] = False
+        evidence.about["opinions"] = [*evidence.about["opinions"], opinion]
+
+
+class _Redo:
+    """Makes any quantity of one side in one precision again, from a state that is given.
+
+    With `eager` each operation is made by itself, so that intermediate results can be moved.
+    """
+
+    def __init__(self, side: Side, dtype: str, *, eager: bool = False) -> None:
+        self.side, self.dtype, self._eager = side, dtype, eager
+        self._stepper: Stepper | None = None
+
+    def moved(
+        self, quantity: Quantity, start: Start, rng: np.random.Generator, unit: float
+    ) -> np.ndarray:
+        """Return the quantity with the start and every shown result moved by single roundings."""
+
+        def move(name: str, x: Any) -> Any:
+            factors = 1 + unit * rng.uniform(-1, 1, size=tuple(x.shape))
+            return self.side.backend.scale(x, factors)
+
+        start = move_by_roundings(start, rng, unit=unit)
+        if self.side.job.settings.train.loop == "fit":  # its step is a graph
+            return self.once(quantity, start)
+        with watching.moved(move):
+            return self.once(quantity, start)
+
+    def once(self, quantity: Quantity, start: Start) -> np.ndarray:
+        """Return the quantity from a start, as the side makes it in its precision."""
+        if quantity.kind == "activation":
+            return self._activation(quantity, start)
+        if quantity.kind == "prediction":
+            split = {TEST: "test", VALIDATION: "val"}[quantity]
+            return self.side.predict(self.dtype, start.values, split=split)
+        if self._stepper is None:
+            self._stepper = self.side.stepper(self.dtype, eager=self._eager)
+        self.side.configure(self.dtype)
+        outcome = self._stepper(start)
+        prefix = {"gradient": "grad", "slot": "slot", "parameter": "param"}
+        key = "loss" if quantity.kind == "loss" else f"{prefix[quantity.kind]}/{quantity.name}"
+        return np.asarray(outcome[key])
+
+    def _activation(self, quantity: Quantity, start: Start) -> np.ndarray:
+        model = self.side.filled(self.dtype, start.values)
+        masks = self.side.masks(1, [len(start.parts[0][0])])
+        x = start.parts[0][0]
+        shown = self.side.backend.layers(model, x, masks[0] if masks else [])
+        return np.asarray(shown[quantity.name])
+
+
+def start_of(sides: Mapping[str, Side], suspect: Suspect, name: str) -> Start:
+    """Return what a side starts from for a suspect: the recorded state of the suspect's source."""
+    source, quantity = sides[suspect.source], suspect.quantity
+    if quantity.kind == "prediction":
+        values = dict(source.scored())
+        if quantity == VALIDATION:
+            values = {n: rows[suspect.step] for n, rows in source.record.named("param").items()}
+        return Start(0, values, {}, None, [], None)
+    start = sides[name].start(suspect.step, state=source)
+    return start._replace(values=source.first) if quantity.kind == "activation" else start
+
+
+def _keep_vectors(
+    sides: Mapping[str, Side],
+    evidence: Evidence,
+    suspect: Suspect,
+    redo: Mapping[tuple[str, str], _Redo],
+) -> None:
+    """Keep a suspect's values of both sides in both precisions, and what a parameter was before."""
+    quantity = suspect.quantity
+    end = f"{suspect.source}/{suspect.step}/{quantity.key}"
+    for (name, dtype), each in redo.items():
+        value = each.once(quantity, start_of(sides, suspect, name))
+        evidence.arrays[f"vector/{name}{dtype[-2:]}/{end}"] = np.array(value)
+    if quantity.kind == "parameter":
+        start = start_of(sides, suspect, suspect.source)
+        before = np.asarray(start.values[quantity.name], np.float64)
+        evidence.arrays[f"vector/start/{end}"] = before
+
+
+def _distance(sides: Mapping[str, Side], evidence: Evidence, suspect: Suspect) -> np.ndarray:
+    """Return the suspect's distance in both norms, of its step made again alone."""
+    end = f"{suspect.source}/{suspect.step}/{suspect.quantity.key}"
+    side = suspect.side
+    names = ("a64", "b64") if suspect.test == "meaning" else (f"{side}32", f"{side}64")
+    one, other = (evidence.arrays[f"vector/{n}/{end}"].astype(np.float64) for n in names)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return distance.norms((one - other)[None])[0]
+
+
+def _is_beyond_alone(sides: Mapping[str, Side], evidence: Evidence, suspect: Suspect) -> bool:
+    """Whether a suspect is beyond its bound as well when its step alone is made again."""
+    bound = _bound(sides, evidence, suspect)
+    return bool(bounds.is_beyond(_distance(sides, evidence, suspect)[None], bound[None])[0])
+
+
+def _draw(
+    sides: Mapping[str, Side],
+    evidence: Evidence,
+    suspect: Suspect,
+    drawing: Mapping[str, _Redo],
+) -> tuple[float, np.ndarray]:
+    """Move the state by single roundings and make the step again.
+
+    Returns
+    -------
+    nearest
+        How many times the bound the nearest draw is from what it should agree with.
+    unavoidable
+        The lower quartile of how far the draws move the quantity, in both norms.
+    """
+    quantity = suspect.quantity
+    end = f"{suspect.source}/{suspect.step}/{quantity.key}"
+    vectors = {n: evidence.arrays[f"vector/{n}/{end}"] for n in ("a32", "b32", "a64", "b64")}
+    bound = np.maximum(_bound(sides, evidence, suspect), np.finfo(float).tiny)
+    goals = {"a": vectors["b64"], "b": vectors["a64"]}
+    unit = ROUNDING[WIDE]
+    if suspect.test == "precision":
+        goals, unit = {suspect.side: vectors[f"{suspect.side}32"]}, ROUNDING[NARROW]
+    nearest, moves = np.inf, []
+    rng = seeds.stream(sides["a"].job.settings.seed, f"opinion.{suspect.to_list()}")
+    starts = {name: start_of(sides, suspect, name) for name in goals}
+    for _ in range(DRAWS):
+        for side, goal in goals.items():
+            value = drawing[side].moved(quantity, starts[side], rng, unit)
+            with np.errstate(invalid="ignore", over="ignore"):
+                gap = distance.norms((value.astype(np.float64) - goal)[None])[0]
+                moved = distance.norms((value.astype(np.float64) - vectors[f"{side}64"])[None])[0]
+            times = np.where(gap == 0, 0.0, gap / bound)
+            nearest = min(nearest, float(np.nan_to_num(times, nan=np.inf).max()))
+            moves.append(np.nan_to_num(moved, nan=0.0, posinf=0.0))
+    return nearest, np.quantile(moves, 0.25, axis=0, method="lower")
+
+
+def move_by_roundings(start: Start, rng: np.random.Generator, *, unit: float) -> Start:
+    """Return a start with every number moved by at most one rounding of itself; 0 stays."""
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        wide = np.asarray(array, np.float64)
+        shifted: np.ndarray = wide * (1 + unit * rng.uniform(-1, 1, size=wide.shape))
+        return shifted
+
+    gradients = start.gradients
+    return start._replace(
+        values={name: moved(array) for name, array in start.values.items()},
+        slots={
+            slot: {name: moved(array) for name, array in arrays.items()}
+            for slot, arrays in start.slots.items()
+        },
+        gradients=None if gradients is None else {n: moved(g) for n, g in gradients.items()},
+        parts=[(moved(x), y, share) for x, y, share in start.parts],
+    )
+
+
+def _bound(
+    sides: Mapping[str, Side],
+    evidence: Evidence,
+    suspect: Suspect,
+    *,
+    unavoidable: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the suspect's bound in both norms, as it was judged by.
+
+    An error that is unavoidable there stands for smaller own errors.
+    """
+    m = evidence.measured(suspect.quantity, suspect.source)
+    n = evidence.terms(suspect.quantity)
+    row = suspect.step - 1
+    if suspect.quantity == VALIDATION:
+        row = list(evidence.about["scored"]).index(suspect.step)
+    elif suspect.quantity.kind in ("activation", "prediction"):
+        row = 0
+    if suspect.test == "meaning":
+        bound = bounds.meaning_bound(m.own_a, m.own_b, m.size, n=n)[row]
+    else:
+        other = m.own_b if suspect.side == "a" else m.own_a
+        bound = bounds.precision_bound(other, m.size, n=n)[row]
+    if unavoidable is None:
+        return np.asarray(bound)
+    floor = bounds.roundings(n) * np.minimum(unavoidable, m.size[row])
+    widened: np.ndarray = np.maximum(bound, floor)
+    return widened
+
+
+def observe_types(
+    sides: Mapping[str, Side], evidence: Evidence, suspects: Sequence[Suspect]
+) -> None:
+    """Note which floating types the operations of a float64 step see, where meaning is suspect."""
+    steps = [s for s in suspects if s.test == "meaning"]
+    if not steps or evidence.about["types"]:
+        return
+    inside = next((s for s in steps if s.quantity.kind not in ("activation", "prediction")), None)
+    source, k = (inside.source, inside.step) if inside is not None else ("a", 1)
+    types: dict[str, list[str]] = {}
+    for name, side in sides.items():
+        stepper = side.stepper(WIDE, eager=True)
+        start = side.start(k, state=sides[source])
+        wide = start._replace(
+            parts=[(x.astype(WIDE), y.astype(WIDE), share) for x, y, share in start.parts],
+            masks=None if start.masks is None
+            else [[mask.astype(WIDE) for mask in drawn] for drawn in start.masks],
+            values={n: np.asarray(v, WIDE) for n, v in start.values.items()},
+            slots={s: {n: np.asarray(v, WIDE) for n, v in a.items()}
+                   for s, a in start.slots.items()},
+            gradients=None if start.gradients is None
+            else {n: np.asarray(g, WIDE) for n, g in start.gradients.items()},
+        )  # fmt: skip
+        stepper(wide)  # what is made once, such as an optimizer's state, is made now
+        seen = side.backend.observe(lambda step=stepper, begin=wide: step(begin))
+        types[name] = sorted(seen.types)
+    evidence.about["types"] = types

@@ -1,0 +1,78 @@
+"""Predictions of both sides at equal weights, on the test set and on the validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline import metrics
+from pipeline.parity.evidence import Evidence
+from pipeline.parity.quantity import TEST, VALIDATION, Quantity
+from pipeline.probe.forced import NARROW, WIDE, measure_rows, put_replay
+from pipeline.probe.side import Side
+
+
+def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
+    """Measure the test set at each side's scored weights, and its validation curve again."""
+    if all("prediction" in side.record.arrays for side in sides.values()):
+        for source, side in sides.items():
+            outputs = _predict(sides, side.scored(), split="test")
+            native = side.dtype
+            evidence.put(TEST, source, measure_rows(outputs, native=native))
+            put_replay(evidence, TEST, source, side.record.arrays["prediction"][None],
+                       outputs[source, native])  # fmt: skip
+    steps = _scored_steps(sides)
+    if not len(steps):
+        return
+    evidence.about["scored"] = [int(step) for step in steps]
+    for source, side in sides.items():
+        parameters = side.record.named("param")
+        for step in steps:
+            values = {name: rows[step] for name, rows in parameters.items()}
+            outputs = _predict(sides, values, split="val")
+            evidence.put(VALIDATION, source, measure_rows(outputs, native=side.dtype))
+            _replay_scores(side, evidence, source, int(step), outputs)
+
+
+def _scored_steps(sides: Mapping[str, Side]) -> np.ndarray:
+    """Return the steps after which both sides scored their validation set."""
+    curves = [side.record.arrays.get("val/step", np.empty(0)) for side in sides.values()]
+    steps: np.ndarray = np.intersect1d(*curves).astype(np.int64)
+    return steps
+
+
+def _predict(
+    sides: Mapping[str, Side], values: Mapping[str, np.ndarray], *, split: str
+) -> dict[tuple[str, str], np.ndarray]:
+    return {
+        (name, dtype): side.predict(dtype, values, split=split)[None]
+        for name, side in sides.items()
+        for dtype in (NARROW, WIDE)
+    }
+
+
+def _replay_scores(
+    side: Side,
+    evidence: Evidence,
+    source: str,
+    step: int,
+    outputs: Mapping[tuple[str, str], np.ndarray],
+) -> None:
+    """Hold the recorded scores of one epoch against those of its weights."""
+    dataset, arrays = side.job.dataset, side.record.arrays
+    row = int(np.flatnonzero(arrays["val/step"] == step)[0])
+    again = {
+        dtype: metrics.scores(
+            outputs[source, dtype][0], dataset.arrays["y_val"], classes=dataset.classes
+        )
+        for dtype in (NARROW, WIDE)
+    }
+    for name in again[side.dtype]:
+        if f"val/{name}" not in arrays:
+            continue
+        quantity = Quantity("score", name)
+        four = {(s, d): np.array([[again[d][name]]]) for s in "ab" for d in (NARROW, WIDE)}
+        evidence.put(quantity, source, measure_rows(four, native=side.dtype))
+        recorded = np.asarray(arrays[f"val/{name}"][row : row + 1], np.float64)[:, None]
+        put_replay(evidence, quantity, source, recorded, four[source, side.dtype])

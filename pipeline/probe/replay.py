@@ -1,0 +1,142 @@
+"""Why a record does not come out of its own states again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline.parity import bounds, distance
+from pipeline.parity.evidence import Evidence
+from pipeline.parity.quantity import PHASES, Quantity, parse_key
+from pipeline.probe.forced import recorded_rows
+from pipeline.probe.side import Side
+from pipeline.record import RunRecord
+
+Rerun = Callable[[str], RunRecord]
+"""Given a side's name, trains it freely once more, as its run did, validation and all."""
+
+
+def explain_replays(sides: Mapping[str, Side], evidence: Evidence, rerun: Rerun) -> None:
+    """Say of each side whose record does not come out again why, as ``about["replay"]``.
+
+    ``draws``: a step made twice gives two results, by an operation that draws from a generator.
+    ``state``: a free run gives the record, so something besides the update changes the state
+    between two steps. ``stale``: neither does; other code, another machine, or a changed record.
+    """
+    for name, side in sides.items():
+        first = find_first_miss(side, evidence, name)
+        if first is None:
+            continue
+        evidence.about["replay"] |= {name: _explain(side, evidence, name, first, rerun)}
+
+
+def find_first_miss(side: Side, evidence: Evidence, name: str) -> dict[str, Any] | None:
+    """Return the first quantity of a side's record that its own states do not give again.
+
+    Returns
+    -------
+    dict or None
+        ``quantity``, ``step``, ``ratio``, ``distance`` and ``bound`` (relative to the size).
+    """
+    misses = []
+    for key, apart in evidence.arrays.items():
+        if not key.startswith(f"replay/{name}/"):
+            continue
+        quantity = parse_key(key.removeprefix(f"replay/{name}/"))
+        m = evidence.measured(quantity, name)
+        own = m.own_a if name == "a" else m.own_b
+        bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=side.dtype)
+        beyond = bounds.is_beyond(np.where(m.diverged[:, None], 0.0, apart), bound)
+        if not beyond.any():
+            continue
+        row = int(np.argmax(beyond))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = float(np.nan_to_num(apart[row] / bound[row], nan=np.inf).max())
+        size = float(m.size[row, 0]) or 1.0
+        misses.append({
+            "quantity": list(quantity), "step": _step(evidence, quantity, row), "ratio": ratio,
+            "distance": float(apart[row, 0]) / size, "bound": float(bound[row, 0]) / size,
+        })  # fmt: skip
+    return min(misses, key=_order, default=None)
+
+
+def _step(evidence: Evidence, quantity: Quantity, row: int) -> int:
+    if quantity.kind == "score" or quantity.name == "validation":
+        return int(evidence.about["scored"][row])
+    return row + 1
+
+
+def _order(miss: Mapping[str, Any]) -> tuple[int, int]:
+    kind = miss["quantity"][0]
+    if kind == "activation":
+        return 0, 0
+    if kind in ("prediction", "score"):
+        return 1 << 60, 0
+    return int(miss["step"]), PHASES.index(kind)
+
+
+def _explain(
+    side: Side, evidence: Evidence, name: str, miss: dict[str, Any], rerun: Rerun
+) -> dict[str, Any]:
+    quantity, step = Quantity(*miss["quantity"]), miss["step"]
+    label = side.record.label()
+    where = f"{quantity.key} at step {step}" if quantity.kind in PHASES else quantity.key
+    if quantity.kind in PHASES:
+        draws = find_draws(side, step)
+        if draws is not None:
+            text = (
+                f"{label} does not repeat itself: step {step} made twice gives two results "
+                f"({where}); {draws}"
+            )
+            return miss | {"kind": "draws", "text": text}
+        again = rerun(name)
+        if _gives_record(side, evidence, again, name, quantity, step):
+            text = f"something besides the update changes the state of {label} before step {step}"
+            return miss | {"kind": "state", "text": text}
+    text = (
+        f"{label} does not come out again as it was recorded ({where}): other code, another "
+        "machine, or a changed record"
+    )
+    return miss | {"kind": "stale", "text": text}
+
+
+def find_draws(side: Side, step: int) -> str | None:
+    """Say which operations of a step draw from a generator; None if it repeats itself.
+
+    The step is made twice by one and the same program, and by a fresh one.
+    """
+    start = side.start(step)
+    stepper = side.stepper(side.dtype)
+    one = stepper(start)
+    other = side.stepper(side.dtype)(start)
+    bound = 30 * float(np.finfo(side.dtype).eps)
+    for key, values in one.items():
+        gap = distance.norms((values.astype(np.float64) - other[key])[None])[0, 0]
+        size = distance.norms(values[None])[0, 0]
+        if key.startswith("scalar/") or gap <= bound * size:
+            continue
+        eager = side.stepper(side.dtype, eager=True)
+        draws = side.backend.observe(partial(eager, start)).draws
+        if draws:
+            return f"it draws by {', '.join(sorted(draws))}"
+        return "it keeps something from one step to the next, or its operations have no fixed order"
+    return None
+
+
+def _gives_record(
+    side: Side, evidence: Evidence, again: RunRecord, name: str, quantity: Quantity, step: int
+) -> bool:
+    """Whether a free run gives the recorded rows of a quantity up to a step."""
+    rows = [recorded_rows(record, quantity, range(1, step + 1)) for record in (side.record, again)]
+    if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]):
+        return False
+    m = evidence.measured(quantity, name)
+    own = m.own_a if name == "a" else m.own_b
+    bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=side.dtype)[:step]
+    one, other = (np.asarray(each, np.float64) for each in rows)
+    with np.errstate(invalid="ignore"):
+        gap = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, one - other)
+    return not bounds.is_beyond(distance.norms(gap)[-1:], bound[-1:]).any()

@@ -1,0 +1,134 @@
+"""Where an interrupted job goes on: its place for checkpoints, and whether those are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline import checkpoint, identity, spool
+from pipeline.config import ConfigError
+from pipeline.jobs.job import Job
+from pipeline.record import NonFiniteLossError
+
+_ALTERED = "its stored config was altered"
+
+
+class Checkpoints:
+    """Where a job's checkpoints are, and when the next one is due.
+
+    Jobs whose identity is the same have one place. Of two that run at the same time only the first
+    writes there.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.identity = job.identity
+        self.folder = checkpoint.HOME / job.identity.key()
+        self.every = job.settings.train.checkpoint
+        self.wanted = self.every is not None and job.settings.train.loop == "manual"
+        self.about: dict[str, Any] = {}
+        self._last = time.monotonic()
+
+    def load(self) -> checkpoint.Checkpoint | None:
+        """Return the last checkpoint, None where there is none that this job can go on from."""
+        try:
+            last = checkpoint.load(self.folder)
+            reason = "" if last is None else self._refuse(last.about)
+        except ValueError as error:
+            last, reason = None, str(error)
+        if reason:
+            print(f"twingrad: warning: {reason}; begins anew", file=sys.stderr)
+            return None
+        return last
+
+    def _refuse(self, about: Mapping[str, Any]) -> str:
+        difference = self.identity.tell_difference(about)
+        if difference:
+            return f"{self.folder} was {difference}"
+        return f"{self.folder}: {_ALTERED}" if _is_altered(about) else ""
+
+    @contextlib.contextmanager
+    def held(self, *, goes_on: bool) -> Iterator[None]:
+        """Keep other processes from the place, and clear it when the job is through.
+
+        Before a job that does not go on from what is there it is cleared, too: the rows of another
+        training are no part of its record.
+        """
+        if not self.wanted:
+            yield
+            return
+        checkpoint.HOME.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(checkpoint.HOME / f".{self.folder.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:  # the same job runs elsewhere, too
+            self.wanted = False
+            yield
+            return
+        try:
+            if not goes_on:
+                checkpoint.clear(self.folder)
+            yield
+            checkpoint.clear(self.folder)
+        except NonFiniteLossError:
+            checkpoint.clear(self.folder)  # it would fail at the same step again
+            raise
+        finally:
+            lock.release()
+
+    def due(self) -> bool:
+        """Whether so many seconds have passed since the last one."""
+        return self.every is not None and time.monotonic() - self._last >= self.every
+
+    def save(self, *, epoch: int, counted: Mapping[str, Any], **arrays: Any) -> None:
+        """Write one."""
+        about = {**self.about, **self.identity.as_tags(), "counted": counted}
+        with spool.room_for(self.folder):
+            checkpoint.save(self.folder, epoch=epoch, about=about, **arrays)
+        self._last = time.monotonic()
+
+
+def find_interrupted(run: str, *, key: str) -> dict[str, Any]:
+    """Return who wrote the checkpoint of an interrupted run, by the run's id or folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, it was made by other code, or its config is not the one it was made with.
+    """
+    known = {}
+    for folder in sorted(checkpoint.HOME.glob("*/")):
+        about = checkpoint.about(folder)
+        if about is not None and "run" in about:
+            known[str(about["run"])] = about
+    here = str(Path(run).absolute())
+    by_folder = (about for about in known.values() if about.get("folder") == here)
+    about = known.get(run) or next(by_folder, None)
+    if about is None:
+        there = f"those there are: {', '.join(known)}" if known else "there is none at all"
+        raise ConfigError(key, run, f"no checkpoint of such a run in {checkpoint.HOME}; {there}")
+    if about.get("code.digest") != identity.code_digest():
+        raise ConfigError(key, run, "was made by other code; run it anew")
+    if _is_altered(about):
+        raise ConfigError(key, run, f"{_ALTERED}; run it anew")
+    return about
+
+
+def refuse_other(job: Job, about: Mapping[str, Any], *, run: str, key: str) -> None:
+    """Refuse to go on from a checkpoint that this job would not have written."""
+    difference = job.identity.tell_difference(about)
+    if difference:
+        raise ConfigError(key, run, f"was {difference}; run it anew")
+
+
+def _is_altered(about: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's config is not the one whose digest it carries."""
+    values = about.get("config")
+    if not isinstance(values, Mapping):
+        return True
+    return identity.config_digest(values) != about.get("config.digest")
