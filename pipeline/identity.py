@@ -79,6 +79,11 @@ def pair_key(values: Mapping[str, Any], data_digest: str) -> tuple[str, str]:
     return config_digest(values, without=(_BACKEND,)), data_digest
 
 
+def digest_texts(texts: Mapping[str, str]) -> str:
+    """SHA-256 over named texts, in the order of their names."""
+    return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode()).hexdigest()
+
+
 @functools.cache
 def code_digest() -> str:
     """SHA-256 over this package's source, taken once a process: what it runs was read once, too."""
@@ -169,8 +174,3 @@ def _exact(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_exact(each) for each in value]
     return value
-
-
-def digest_texts(texts: Mapping[str, str]) -> str:
-    """SHA-256 over named texts, in the order of their names."""
-    return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode()).hexdigest()

@@ -129,7 +129,7 @@ def diverged(record: RunRecord) -> bool:
     return record.about["status"] == "FAILED" and _NOT_FINITE.match(message) is not None
 
 
-def group_key(a: RunRecord, b: RunRecord) -> tuple[str, frozenset[str]] | None:
+def seed_group_key(a: RunRecord, b: RunRecord) -> tuple[str, frozenset[str]] | None:
     """Return which `SeedGroup` two runs belong to; None if their settings are not the same."""
     without = (_BACKEND, "seed")
     one, other = (identity.config_digest(side.config, without=without) for side in (a, b))
@@ -159,7 +159,7 @@ class SeedGroup:
 
     @property
     def key(self) -> tuple[str, frozenset[str]]:
-        """The `group_key` of the pairs in this group."""
+        """The `seed_group_key` of the pairs in this group."""
         return self.digest, frozenset(self.runs)
 
     @property
@@ -316,7 +316,7 @@ def seed_verdicts(
         The difference of scores that counts as none; without one every group is ABSTAIN.
     """
     verdicts = []
-    keys = [group_key(*pair) for pair in pairs]
+    keys = [seed_group_key(*pair) for pair in pairs]
     for group in (group for group in seed_groups(records) if group.own_starts):
         places = [i for i, key in enumerate(keys) if key == group.key]
         passing = {int(pairs[i][0].config["seed"]) for i in places if ladders[i] == "PASS"}

@@ -2,8 +2,9 @@
 
 `ops` is the backend's small table of functions: ``mean`` (over everything), ``sum`` (over the last
 axis), ``square``, ``absolute``, ``minimum``, ``logsumexp`` and ``top`` (the largest, which has no
-gradient; both over the last axis, which stays) and ``softplus``. A loss says which targets it wants: ``values`` (the target columns), ``binary`` (one
-column of 0 and 1) or ``classes`` (one column a class, one of them 1).
+gradient; both over the last axis, which stays) and ``softplus``. A loss says which targets it
+wants: ``values`` (the target columns), ``binary`` (one column of 0 and 1) or ``classes`` (one
+column a class, one of them 1).
 """
 
 from __future__ import annotations

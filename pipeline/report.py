@@ -60,8 +60,8 @@ _CAPTIONS = {
     "at 2·10⁹ in float32, is a small number whose sign differs.",
     "distance": "How far apart the two runs' parameters are after each step, relative to the norm "
     "of all of them; how far a step takes them apart that starts from one state; and how far "
-    "float32 takes such a step from float64. Each step from equal states is judged, tensor by tensor: how "
-    "rounding grows over the steps of two free runs is told, and is no finding.",
+    "float32 takes such a step from float64. Each step from equal states is judged, tensor by "
+    "tensor: how rounding grows over the steps of two free runs is told, and is no finding.",
     "ladder": "Each tensor's largest distance over its bound on each rung: 1 is at the bound, blue "
     "is within it, orange and framed beyond; = is the same bits, hatched was not judged, and what "
     "is blank has no such tensor. Beyond it with a PASS is rounding at a kink: moved by single "
@@ -489,7 +489,7 @@ def _verdict(ladder: Ladder) -> dict[str, Any]:
     header, rungs = ladder_table(ladder)
     return {
         "verdict": ladder.verdict,
-        "sentence": ladder.sentence(),
+        "sentence": ladder.sentence().removeprefix("PASS "),
         "columns": header,
         "rungs": rungs,
         "beside": beside(ladder),

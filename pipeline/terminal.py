@@ -144,7 +144,9 @@ def _judged(out: Console, ladder: Ladder) -> None:
     notes = list(ladder.notes[: report.MOST_NOTES])
     if len(ladder.notes) > len(notes):
         notes.append(f"{len(ladder.notes) - len(notes)} more notes are in parity.json")
-    verdict = Text.assemble((ladder.verdict, _COLOURS[ladder.verdict]), f": {ladder.sentence()}")
+    sentence = ladder.sentence()
+    sentence = sentence.removeprefix("PASS") if sentence.startswith("PASS ") else f": {sentence}"
+    verdict = Text.assemble((ladder.verdict, _COLOURS[ladder.verdict]), sentence)
     beside = [*report.beside(ladder), *below, *(f"Note: {note}" for note in notes)]
     for line in [verdict, *map(Text, beside)]:
         # What is piped keeps its lines, so that they can be searched, and a command copied.

@@ -21,7 +21,7 @@ import yaml
 from hypothesis import settings
 
 from pipeline import backends, data, models, optimizers, seeds
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batches, Seen
 from pipeline.record import Trace
 
 settings.register_profile("twingrad", deadline=None, max_examples=60, derandomize=True)
@@ -37,6 +37,8 @@ class Run(NamedTuple):
     reports: list[int]
     model: Any
     trace: Trace
+    seen: Seen
+    batches: Any
 
 
 class Exact(NamedTuple):
@@ -75,7 +77,7 @@ def model_settings(name: str) -> dict[str, Any]:
 
 def build(
     backend: str,
-    model: str,
+    model: str | models.Twin,
     *,
     values: Mapping[str, np.ndarray] | None,
     inputs: tuple[int, ...] = (1,),
@@ -84,16 +86,20 @@ def build(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any, models.Twin]:
-    """Configure a backend and build one side of a pair; return backend, model and twin."""
+    """Configure a backend and build one side of a pair; return backend, model and twin.
+
+    `model` is a pair's name, or a twin of the test's own, which then gets `settings` alone.
+    """
     side = backends.load(backend)
     side.configure(threads=1, deterministic=True, device="cpu", dtype=dtype, seed=seed)
-    twin = models.twin(model, backend)
+    named = isinstance(model, str)
+    twin = models.twin(model, backend) if named else model
     built = side.build(
         twin,
         values=values,
         inputs=inputs,
         outputs=outputs,
-        settings=model_settings(model) | dict(settings or {}),
+        settings=(model_settings(model) if named else {}) | dict(settings or {}),
         device="cpu",
         dtype=dtype,
     )
@@ -113,7 +119,7 @@ def update_of(optimizer: str, given: Mapping[str, Any] | None = None) -> optimiz
 
 def train(
     backend: str,
-    model: str,
+    model: str | models.Twin,
     *,
     x: np.ndarray,
     y: np.ndarray,
@@ -132,7 +138,6 @@ def train(
     size: int | None = None,
     shuffle: bool = False,
     order: Callable[[np.ndarray], np.ndarray] | None = None,
-    forced: Callable | None = None,
     masks: Callable | None = None,
     log_every: int = 1000,
     report: Callable[[Trace], object] = lambda trace: None,
@@ -159,6 +164,7 @@ def train(
     if order is not None:
         batches = Permuted(batches, order)
     updates = -(-batches.count // update.accumulate)
+    seen = Seen(fixed=batches.fixed)
 
     def after(epoch: int, slots: Callable) -> bool:
         if epoch % log_every == 0:
@@ -180,14 +186,14 @@ def train(
             xla=xla,
             masks=masks,
             trace=trace,
+            seen=seen,
             after=after,
-            forced=forced,
             resume=None,
         )
     except Exception as error:
         error.trace, error.first = trace, first
         raise
-    return Run(trace.collect(first), reports, built, trace)
+    return Run(trace.collect(first), reports, built, trace, seen, batches)
 
 
 class Permuted:

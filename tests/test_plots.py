@@ -553,9 +553,8 @@ def test_samples_that_are_no_plane_in_memory_have_no_line_figures(make, dataset,
 
 CURVES = {
     "apart": np.array([0, 0, 1e-8, 3e-8]),
-    "floor": np.array([0, 1e-8, 2e-8, 3e-8]),
     "forced": np.zeros(4),
-    "bound": np.array([8e-7, 8e-7, 8e-7, 8e-7]),
+    "own": np.array([0, 8e-7, 8e-7, 8e-7]),
 }
 
 
@@ -581,14 +580,14 @@ def test_only_what_was_measured_of_a_pair_is_drawn(pair):
 
 
 def test_distances_are_drawn_after_the_start_and_the_same_bits_have_their_place(pair):
-    found = ladder(WRONG, finding=FINDING, growth=GROWTH, distances=CURVES)
+    found = ladder(WRONG, findings=(FINDING,), growth=GROWTH, distances=CURVES)
     (axes,) = drawn(plots.parity([(pair, found)]))["distance"].axes
     lines = {curve.get_label(): curve for curve in axes.lines}
     np.testing.assert_array_equal(
         lines["the two runs"].get_xydata(), [[1, 0], [2, 1e-8], [3, 3e-8]]
     )
     assert not lines["each step from equal states: always the same bits"].get_ydata().any()
-    assert lines["first difference of meaning: update, step 3"].get_xdata() == [3, 3]
+    assert lines["first finding (meaning): update, step 3"].get_xdata() == [3, 3]
     assert axes.get_yscale() == "symlog"
     assert axes.get_yticklabels()[0].get_text() == "same bits"
     assert axes.get_ylim()[0] < 0
@@ -733,7 +732,7 @@ def test_of_many_judged_pairs_the_worst_are_drawn_and_the_rest_counted(make):
         ((make(lr=lr), make("tensorflow", lr=lr)), ladder(errors=ERRORS, reference="x"))
         for lr in range(1, 9)
     ]
-    judged[-1] = (judged[-1][0], ladder(WRONG, finding=FINDING, errors=ERRORS))
+    judged[-1] = (judged[-1][0], ladder(WRONG, findings=(FINDING,), errors=ERRORS))
     judged[0] = (judged[0][0], ladder())
     figures = drawn(plots.parity(judged))
     figure = figures["reference"]

@@ -14,7 +14,7 @@ from pipeline.leaderboard import SeedVerdict
 from pipeline.parity import distance
 from pipeline.parity.equivalence import equivalence
 from pipeline.parity.growth import Growth
-from pipeline.parity.ladder import RUNGS, Finding, Ladder, Rung
+from pipeline.parity.verdict import RUNGS, Finding, Ladder, Rung
 from pipeline.record import RunRecord
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
@@ -67,8 +67,8 @@ def ladder(*rungs, **changes):
     """A ladder of given rungs among others that pass by bits."""
     own = {rung.name: rung for rung in rungs}
     given = {
-        "a": "torch", "b": "tensorflow", "finding": None, "growth": None, "distances": {},
-        "errors": {}, "reference": "", "notes": (), "flips": (), "facts": {},
+        "a": "torch", "b": "tensorflow", "findings": (), "growth": None, "distances": {},
+        "errors": {}, "reference": "", "notes": (), "facts": {},
     }  # fmt: skip
     bits = [
         Rung(name=n, verdict="PASS", by="bits", source="bits", why="the same bits") for n in RUNGS
@@ -83,7 +83,7 @@ ROUNDING = Rung(
     tensors={"layer1.w": 0.21, "lr": 0.0},
 )  # fmt: skip
 WRONG = Rung(
-    name="update", verdict="FAIL", tensor="out.b", step=3, distance=6.9e-5, bound=9.5e-7,
+    name="update", verdict="FAIL", kind="meaning", tensor="out.b", step=3, distance=6.9e-5, bound=9.5e-7,
     source="noise floor", why="72.6 times its bound, and 6.9e-05 apart in float64",
     tensors={"out.b": 72.6, "out.w": 0.5},
 )  # fmt: skip
@@ -93,7 +93,7 @@ OPEN = Rung(
     tensors={"out.b": np.nan},
 )  # fmt: skip
 FINDING = Finding(
-    rung="update", phase="update", step=3, tensor="out.b", index=(9,), a=1.0, b=2.0, absolute=1.0,
+    kind="meaning", rung="update", phase="update", step=3, tensor="out.b", index=(9,), a=1.0, b=2.0, absolute=1.0,
     relative=0.5, ulp=8388608.0, agreed="data, init",
 )  # fmt: skip
 GROWTH = Growth(kind="power", rate=0.67, step=None, text="linear, as rounding adds up")
@@ -149,7 +149,7 @@ def test_nearer_is_who_is_so_at_most_and_at_the_end(b, said):
 
 def test_a_pairs_ladder_is_in_the_file_with_its_verdict_coloured():
     notes = tuple(f"note {i}" for i in range(7))
-    found = ladder(ROUNDING, OPEN, WRONG, finding=FINDING, growth=GROWTH, errors=ERRORS,
+    found = ladder(ROUNDING, OPEN, WRONG, findings=(FINDING,), growth=GROWTH, errors=ERRORS,
                    reference="NumPy, longdouble", notes=notes)  # fmt: skip
     text = html([make(), make("tensorflow")], pairs=[(make(), make("tensorflow"))], ladders=[found])
     assert text.count('<td class="FAIL">FAIL</td>') == 1
@@ -446,7 +446,7 @@ def test_scalar_traces_that_do_not_match_say_why(change):
 def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
     runs = [make(backend, lr=lr) for lr in range(1, 13) for backend in ("torch", "tensorflow")]
     pairs = [tuple(runs[i : i + 2]) for i in range(0, len(runs), 2)]
-    ladders = [ladder(WRONG, finding=FINDING), *(ladder() for _ in pairs[1:])]
+    ladders = [ladder(WRONG, findings=(FINDING,)), *(ladder() for _ in pairs[1:])]
     board = (["backend.name", "mse"], [["torch", str(i)] for i in range(24)])
     text = report.description(
         runs, overrides=["backend=torch,tensorflow", "optimizer.lr=range(1, 13)"], jobs=25,
@@ -469,7 +469,7 @@ def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
 
 def test_verdicts_are_a_table_of_pairs():
     a, b = make(), make("tensorflow")
-    header, rows = report.verdicts([a, b], [(a, b)], [ladder(WRONG, finding=FINDING)])
+    header, rows = report.verdicts([a, b], [(a, b)], [ladder(WRONG, findings=(FINDING,))])
     assert header == ["a", "b", "verdict", "why"]
     assert rows[0][:3] == ["torch", "tensorflow", "FAIL"]
     assert report.verdicts([a], [], []) == (header, [])
@@ -523,7 +523,7 @@ def test_a_description_says_the_verdict_over_seeds_and_counts_the_other_pairs():
     assert "Parity of" not in text
     assert "ABSTAIN" not in text
     assert text.count("equivalent: ") == 2  # each is said once
-    mixed = [*[UNJUDGED] * 5, ladder(WRONG, finding=FINDING)]
+    mixed = [*[UNJUDGED] * 5, ladder(WRONG, findings=(FINDING,))]
     text = report.description([a, b], pairs=[(a, b)] * 6, ladders=mixed, **given)
     assert "**Parity of 1 pair:** 1 FAIL." in text
 

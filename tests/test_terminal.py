@@ -111,7 +111,7 @@ def printed(monkeypatch, capsys, found, *, width, color_system=None):
 
 
 LONG = ladder(
-    ROUNDING, OPEN, WRONG, finding=FINDING, growth=GROWTH, errors=ERRORS,
+    ROUNDING, OPEN, WRONG, findings=(FINDING,), growth=GROWTH, errors=ERRORS,
     reference="NumPy, longdouble", notes=tuple(f"note {i}" for i in range(7)),
 )  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_a_ladder_has_a_line_a_rung_and_then_what_it_comes_to(monkeypatch, capsy
     rungs = {line.split()[0]: line.split() for line in lines if line[1:2].islower()}
     cells = rungs["trajectory"]
     assert cells[1:7] == ["PASS", "rounding", "layer1.w", "15", "2e-07", "9.5e-07"]
-    assert rungs["update"][1:6] == ["FAIL", "out.b", "3", "6.9e-05", "9.5e-07"]
+    assert rungs["update"][1:7] == ["FAIL", "meaning", "out.b", "3", "6.9e-05", "9.5e-07"]
     text = " ".join(" ".join(lines).split())
     assert "FAIL: The first difference of meaning is in update at step 3: out.b[9] is 1" in text
     assert "Distance over the steps: linear, as rounding adds up." in text

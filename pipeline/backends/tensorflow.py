@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -31,6 +31,7 @@ from pipeline.models import (
     Placed,
     Twin,
     check_mapped_once,
+    check_trained,
     to_framework,
     to_neutral,
     trained_first,
@@ -199,9 +200,8 @@ def build(
     with tf.device(_place(device)):
         model = twin.model(inputs=inputs, outputs=outputs, **settings)
     placed = twin.name_map(model)
-    trained = [place for place in placed.values() if place.trained]
-    check_mapped_once(trained, model.trainable_variables)
     check_mapped_once(placed.values(), model.variables)
+    check_trained(placed.values(), model.trainable_variables)
     if values is not None:
         _load(placed, values)
     return model
@@ -303,27 +303,29 @@ def stepper(
         model, parameters, loop, loss, loss_settings, update, execution, xla, rates
     )
 
+    statistics = {name: place for name, place in placed.items() if not place.trained}
+
     def once(start: Start) -> Arrays:
         slots = _force(placed, (start.values, start.slots))
         program.load(slots, start.k)
         masks = start.masks or [()] * len(start.parts)
-        parts = [
-            (_tensor(x, parameters[0]), _tensor(y, parameters[0]), share,
-             *(_tensor(mask, parameters[0]) for mask in drawn))
-            for (x, y, share), drawn in zip(start.parts, masks, strict=True)
-        ]  # fmt: skip
+        parts = []
+        for (x, y, share), drawn in zip(start.parts, masks, strict=True):
+            x, y, *drawn = _tensors((x, y, *drawn), parameters[0])
+            parts.append((x, y, share, *drawn))
         given = None
         if start.gradients is not None:
-            given = [_tensor(g, p) for g, p in zip(
-                _arranged(trained, start.gradients), parameters, strict=True)]  # fmt: skip
+            given = _tensors(_arranged(trained, start.gradients), parameters[0])
         numbers = program.numbers(start.k, float(rates[start.k - 1]))
-        value, gradients, _, slots = program.step(parts, as_scalars(numbers), slots, given)
+        value, gradients, changed, slots = program.step(parts, as_scalars(numbers), slots, given)
+        changed += [tf.convert_to_tensor(place.variable) for place in statistics.values()]
         outcome = {"loss": _array(value)}
         for (name, place), g in zip(trained.items(), gradients, strict=False):  # fit has none
             outcome[f"grad/{name}"] = to_neutral(place, _array(g))
         for slot, arrays in _named(placed, slots, update.slots).items():
             outcome |= {f"slot/{slot}/{name}": value for name, value in arrays.items()}
-        outcome |= {f"param/{name}": value for name, value in read(model, twin).items()}
+        for (name, place), w in zip(placed.items(), changed, strict=True):
+            outcome[f"param/{name}"] = to_neutral(place, _array(w))
         used = program.used(numbers)
         return outcome | {f"scalar/{name}": np.array(float(v)) for name, v in used.items()}
 
@@ -649,7 +651,8 @@ def _place(device: str) -> str:
 def _load(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> None:
     shapes = [tuple(place.variable.shape) for place in placed.values()]
     for place, value in zip(placed.values(), to_framework(placed, values, shapes), strict=True):
-        place.variable.value.assign(value.astype(place.variable.dtype, copy=False))
+        value = value.astype(place.variable.dtype, copy=False)
+        place.variable.value.assign(value, read_value=False)
 
 
 def _force(placed: Mapping[str, Placed], state: State) -> list[tuple]:
@@ -657,14 +660,9 @@ def _force(placed: Mapping[str, Placed], state: State) -> list[tuple]:
     values, named = state
     _load(placed, values)
     trained = {name: place for name, place in placed.items() if place.trained}
-    columns = [_arranged(trained, arrays) for arrays in named.values()]
-    owners = [place.variable for place in trained.values()]
-    if not columns:
-        return [()] * len(owners)
-    return [
-        tuple(_tensor(array, p) for array in arrays)
-        for p, arrays in zip(owners, zip(*columns, strict=True), strict=True)
-    ]
+    like = next(iter(trained.values())).variable
+    columns = [_tensors(_arranged(trained, arrays), like) for arrays in named.values()]
+    return [*zip(*columns, strict=True)] if columns else [()] * len(trained)
 
 
 def _arranged(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -673,9 +671,13 @@ def _arranged(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) ->
 
 
 def _tensor(array: np.ndarray, like: keras.Variable) -> tf.Tensor:
+    return _tensors([array], like)[0]
+
+
+def _tensors(arrays: Iterable[np.ndarray], like: keras.Variable) -> list[tf.Tensor]:
     dtype = tf.as_dtype(like.dtype).as_numpy_dtype
-    with tf.device(tf.convert_to_tensor(like).device):
-        return tf.convert_to_tensor(array.astype(dtype, copy=False))
+    with tf.device(tf.convert_to_tensor(like).device):  # once: it takes as long as a tensor
+        return [tf.convert_to_tensor(array.astype(dtype, copy=False)) for array in arrays]
 
 
 def _array(tensor: tf.Tensor) -> np.ndarray:

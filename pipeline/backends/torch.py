@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,7 @@ from pipeline.models import (
     Placed,
     Twin,
     check_mapped_once,
+    check_trained,
     to_framework,
     to_neutral,
     trained_first,
@@ -171,9 +172,8 @@ def build(
     """Make the model and load neutral first values; None keeps the framework's own draw."""
     model = twin.model(inputs=inputs, outputs=outputs, **settings).to(device)
     placed = twin.name_map(model)
-    trained = [place for place in placed.values() if place.trained]
-    check_mapped_once(trained, model.parameters())
     check_mapped_once(placed.values(), [*model.parameters(), *model.buffers()])
+    check_trained(placed.values(), [p for p in model.parameters() if p.requires_grad])
     if values is not None:
         _load(placed, values)
     return model
@@ -275,15 +275,13 @@ def stepper(
         slots = _force(placed, (start.values, start.slots))
         program.load(slots, start.k)
         masks = start.masks or [()] * len(start.parts)
-        parts = [
-            (_tensor(x, parameters[0]), _tensor(y, parameters[0]), share,
-             *(_tensor(mask, parameters[0]) for mask in drawn))
-            for (x, y, share), drawn in zip(start.parts, masks, strict=True)
-        ]  # fmt: skip
+        parts = []
+        for (x, y, share), drawn in zip(start.parts, masks, strict=True):
+            x, y, *drawn = _tensors((x, y, *drawn), parameters[0])
+            parts.append((x, y, share, *drawn))
         given = None
         if start.gradients is not None:
-            given = [_tensor(g, p) for g, p in zip(
-                _arranged(trained, start.gradients), parameters, strict=True)]  # fmt: skip
+            given = _tensors(_arranged(trained, start.gradients), parameters[0])
         model.train()
         numbers = program.numbers(start.k, float(rates[start.k - 1]))
         value, gradients, slots = program.step(parts, as_scalars(numbers), slots, given)
@@ -292,7 +290,8 @@ def stepper(
             outcome[f"grad/{name}"] = to_neutral(place, _array(g).copy())
         for slot, arrays in _named(placed, slots, update.slots).items():
             outcome |= {f"slot/{slot}/{name}": value for name, value in arrays.items()}
-        outcome |= {f"param/{name}": value for name, value in read(model, twin).items()}
+        for name, place in placed.items():
+            outcome[f"param/{name}"] = to_neutral(place, _array(place.variable).copy())
         used = program.used(numbers)
         return outcome | {f"scalar/{name}": np.array(float(v)) for name, v in used.items()}
 
@@ -402,6 +401,9 @@ def _native(
 
     def load(slots, k):
         """Put slots where the optimizer keeps them, and its count of steps before k."""
+        if k == 1:  # it makes its own, which may be more than zeros
+            rule.state.clear()
+            return
         names = STATES[update.name]
         for p, arrays in zip(parameters, slots, strict=True):
             rule.state[p] = {name: a.clone() for name, a in zip(names, arrays, strict=True)}
@@ -504,14 +506,9 @@ def _force(placed: Mapping[str, Placed], state: State) -> list[tuple]:
     values, named = state
     _load(placed, values)
     trained = {name: place for name, place in placed.items() if place.trained}
-    columns = [_arranged(trained, arrays) for arrays in named.values()]
-    owners = [place.variable for place in trained.values()]
-    if not columns:
-        return [()] * len(owners)
-    return [
-        tuple(_tensor(array, p) for array in arrays)
-        for p, arrays in zip(owners, zip(*columns, strict=True), strict=True)
-    ]
+    like = next(iter(trained.values())).variable
+    columns = [_tensors(_arranged(trained, arrays), like) for arrays in named.values()]
+    return [*zip(*columns, strict=True)] if columns else [()] * len(trained)
 
 
 def _arranged(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -521,6 +518,10 @@ def _arranged(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) ->
 
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(array).to(dtype=like.dtype, device=like.device)
+
+
+def _tensors(arrays: Iterable[np.ndarray], like: torch.Tensor) -> list[torch.Tensor]:
+    return [_tensor(array, like) for array in arrays]
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

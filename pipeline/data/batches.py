@@ -219,7 +219,7 @@ class Seen:
 
 AnyBatches = Batches | StreamedBatches
 
-_PRINTS = dict.fromkeys(("samples", "sequence", "x"), np.uint64)
+_PRINTS: dict[str, Any] = dict.fromkeys(("samples", "sequence", "x"), np.uint64)
 _PRINTS |= dict.fromkeys(("lengths", "step", "epoch", "x_rows", "y_rows"), np.uint32)
 
 

@@ -99,6 +99,16 @@ def check_mapped_once(placed: Iterable[Placed], variables: Iterable[Any]) -> Non
         raise ValueError("the twin's name map must name every parameter exactly once")
 
 
+def check_trained(placed: Iterable[Placed], learnable: Iterable[Any]) -> None:
+    """Assert that all that a framework trains is placed as trained.
+
+    More may be: a parameter that is frozen is trained with a gradient of zero, on both sides alike.
+    """
+    trained = {id(place.variable) for place in placed if place.trained}
+    if not {id(variable) for variable in learnable} <= trained:
+        raise ValueError("the twin's name map must mark every trainable parameter as trained")
+
+
 def trained_first(placed: Mapping[str, Placed]) -> dict[str, Placed]:
     """Return a name map with the trained parameters in front, each kind in the twin's order."""
     return dict(sorted(placed.items(), key=lambda item: not item[1].trained))

@@ -70,7 +70,7 @@ def meaning_bound(own_a: np.ndarray, own_b: np.ndarray, size: np.ndarray, *, n: 
     """
     own = np.maximum(usual_error(own_a, size), usual_error(own_b, size))
     shrink = float(WIDE.eps) / float(NARROW.eps)
-    return roundings(n) * own * shrink + units(n) * (
+    return roundings(n) * (own * shrink) + units(n) * (
         float(WIDE.eps) * largest_so_far(size) + float(WIDE.tiny)
     )
 
@@ -98,6 +98,9 @@ def replay_bound(own: np.ndarray, size: np.ndarray, *, n: int, dtype: str) -> np
 
 
 def is_beyond(distance: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Return for each row whether a distance is not within its bound, in either norm."""
-    beyond: np.ndarray = (~(distance <= bound)).any(axis=1)
-    return beyond
+    """Return for each row whether a distance is not within its bound, in either norm.
+
+    Nothing is within a bound that is not finite: a size of infinity measures nothing.
+    """
+    within = (distance <= bound) & np.isfinite(bound)
+    return np.asarray((~within).any(axis=1))

@@ -78,13 +78,21 @@ def _tell_place(name: str, quantity: Quantity, step: int) -> str:
 
 
 def find_excess_before(
-    pair: Compared, rows: Mapping[Quantity, Any], first: int, step: int, steps: np.ndarray | None
+    pair: Compared,
+    name: str,
+    rows: Mapping[Quantity, Any],
+    *,
+    first: int,
+    step: int,
+    steps: np.ndarray | None,
 ) -> Excess | None:
-    """Return what is in excess before the rates of a step: a step before, loss or gradient."""
+    """Return what fails before the rates of a step: a step before, loss or gradient."""
     phases = [q for q in rows if q.kind != "rate" and not pair.unusable(q)]
     if pair.evidence is None or not phases:
         return None
     excess = sift(pair, select_tests(pair, phases, rows, first=first, steps=steps)).excess
+    excess, _ = without_coarse(pair, list(excess))
+    excess = [e for e in excess if not matching_names(pair, name, e)]
     before = [e for e in excess if e.place() < (step, PHASES.index("rate"))]
     return min(before, key=Excess.place, default=None)
 
@@ -203,8 +211,8 @@ def between_steps(pair: Compared, name: str, first: int) -> Excess | None:
         )
         if inside:
             suspect = Suspect("replay", side, side, quantity, step)
-            numbers = {word: float(found[word]) for word in ("ratio", "distance", "bound")}
-            return Excess(kind="state", suspect=suspect, **numbers)
+            ratio, far, bound = (float(found[word]) for word in ("ratio", "distance", "bound"))
+            return Excess(kind="state", suspect=suspect, ratio=ratio, distance=far, bound=bound)
     return None
 
 

@@ -14,8 +14,10 @@ from pipeline.parity.judged import (
     Judged,
     accept_names,
     accept_or_fail,
+    describe_accepted,
     describe_tolerance,
     phase_number,
+    with_accepted,
 )
 from pipeline.parity.places import describe_place, find_ratio
 from pipeline.parity.quantity import Quantity
@@ -70,14 +72,17 @@ def judge_by_tolerance(
     assert pair.tolerance is not None
     tensors: dict[str, float] = {}
     failing: list[tuple[int, int, Quantity]] = []
+    accepted: set[str] = set()
     largest, farthest = 0.0, None
     same = True
     for order, (quantity, (one, other)) in enumerate(rows.items()):
         bad = [not are_close(x, y, pair.tolerance) for x, y in zip(one, other, strict=True)]
         tensors[quantity.label] = max(2.0 * any(bad), tensors.get(quantity.label, 0.0))
         same &= are_same_bits(one, other)
-        if any(bad):
+        matching = accept_names(name, quantity) & set(pair.accept)
+        if any(bad) and not matching:
             failing.append((int(np.argmax(bad)), order, quantity))
+        accepted |= matching if any(bad) else set()
         gap = distance.rows(one, other)
         row = int(np.argmax(gap.apart))
         if farthest is None or gap.apart[row] > largest:
@@ -87,13 +92,17 @@ def judge_by_tolerance(
     }  # fmt: skip
     if not failing:
         quantity, row, size = farthest or (Quantity("loss", "loss"), 0, 1.0)
-        why = "the same bits" if same else "every element within the tolerance"
+        by, why = "tolerance", "every element within the tolerance"
+        if same:
+            by, why = "bits", "the same bits"
+        if accepted:
+            by, why = "accepted", describe_accepted(pair, accepted)
         rung = Rung(
-            verdict="PASS", by="bits" if same else "tolerance", tensor=quantity.label,
+            verdict="PASS", by=by, tensor=quantity.label,
             step=None if name == "evaluation" else first + row, distance=relative(largest, size),
             why=why, **common,
         )  # fmt: skip
-        return Judged(rung=rung)
+        return Judged(rung=rung, accepted=frozenset(accepted))
     row, _, quantity = min(failing, key=lambda f: (f[0], phase_number(f[2]), f[1]))
     one, other = (side[row] for side in rows[quantity])
     gap = distance.rows(one[None], other[None])
@@ -109,16 +118,17 @@ def judge_by_tolerance(
         tensor=quantity.label, **place, ratio=find_ratio(one, other),
         agreed=f"every step before {first + row}" if name == "trajectory" else "",
     )  # fmt: skip
-    return accept_or_fail(
-        pair, Judged(rung=rung, findings=(finding,)), accept_names(name, quantity)
-    )
+    return Judged(rung=rung, findings=(finding,), accepted=frozenset(accepted))
 
 
 def abstain_or_fail(
     pair: Compared, name: str, unjudged: Sequence[tuple[Quantity, Any, Any, str]], *, first: int
 ) -> Judged:
     """Say what cannot be judged; NaN or infinity on one side alone needs no bound to be a FAIL."""
-    for quantity, one, other, why in unjudged:
+    accepted: list[Judged] = []
+    rest = []
+    for each in unjudged:
+        quantity, one, other, _ = each
         lonely = distance.rows(one, other).lonely
         if (
             lonely.any()
@@ -136,19 +146,25 @@ def abstain_or_fail(
                 step=first + row, tensor=quantity.label, detail=why,
                 **describe_place(one[row], other[row]),
             )  # fmt: skip
-            return accept_or_fail(
-                pair, Judged(rung=rung, findings=(finding,)), accept_names(name, quantity)
-            )
-    quantity, one, other, why = unjudged[0]
+            judged = Judged(rung=rung, findings=(finding,))
+            judged = accept_or_fail(pair, judged, accept_names(name, quantity))
+            if judged.rung.verdict == "FAIL":
+                return judged
+            accepted.append(judged)
+        else:
+            rest.append(each)
+    if not rest:
+        return with_accepted(accepted[0], accepted[1:])
+    quantity, one, other, why = rest[0]
     gap = distance.rows(one, other)
     row = int(np.argmax(gap.differs))
     rung = Rung(
         name=name, verdict="ABSTAIN", tensor=quantity.label,
         step=None if name == "evaluation" else first + row, why=why,
         distance=relative(gap.apart[row], gap.size[row]),
-        tensors={q.label: float("nan") for q, *_ in unjudged},
+        tensors={q.label: float("nan") for q, *_ in rest},
     )  # fmt: skip
-    return Judged(rung=rung)
+    return with_accepted(Judged(rung=rung), accepted)
 
 
 def _is_end(pair: Compared, step: int) -> bool:

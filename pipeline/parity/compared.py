@@ -9,9 +9,15 @@ from functools import cached_property
 import numpy as np
 
 from pipeline import identity
-from pipeline.parity import distance
+from pipeline.parity import bounds, distance
 from pipeline.parity.evidence import Evidence
-from pipeline.parity.quantity import Quantity, recorded_updates
+from pipeline.parity.quantity import (
+    PHASES,
+    VALIDATION,
+    Quantity,
+    parse_key,
+    recorded_updates,
+)
 from pipeline.record import RunRecord
 
 Tolerance = tuple[float, float]
@@ -79,13 +85,57 @@ class Compared:
         """Return the quantities of an update that one side alone has."""
         return sorted(q for q in {*self.left} ^ {*self.right} if q.kind in kinds)
 
+    def _advice(self) -> str:
+        """Say how to get evidence, if there is a way."""
+        if any(not record.named("param") for record in (self.a, self.b)):
+            return "; only runs with record.trace=full can be probed"
+        if self.dtype not in ("float32", "float64"):
+            return "; bounds are derived for float32 and float64"
+        return self.hint
+
     def unusable(self, quantity: Quantity) -> str:
         """Say why there is no evidence to judge a quantity by; nothing if there is."""
-        if self.evidence is None or not self.evidence.sources(quantity):
-            return f"other bits, and no evidence{self.hint}"
+        if self.evidence is None or not self._is_whole(self.evidence, quantity):
+            return f"other bits, and no evidence{self._advice()}"
         replay = self.evidence.about.get("replay", {})
-        whys = [str(r["text"]) for r in replay.values() if r["kind"] in ("stale", "draws")]
-        return whys[0] if whys else ""
+        whys = [
+            str(r["text"]) for r in replay.values()
+            if r["kind"] != "state" or r["quantity"][0] not in PHASES
+        ]  # fmt: skip
+        return whys[0] if whys else self._unexplained
+
+    def _is_whole(self, evidence: Evidence, quantity: Quantity) -> bool:
+        """Whether a quantity was measured from both sides' states at every step, and replayed."""
+        if evidence.sources(quantity) != ["a", "b"]:
+            return False
+        rows = self.steps if quantity.kind in PHASES else 1
+        if quantity == VALIDATION:
+            rows = len(evidence.about["scored"])
+        sizes = [evidence.measured(quantity, source).size for source in "ab"]
+        again = [evidence.replay(quantity, side) for side in "ab"]
+        replayed = all(
+            a is not None and len(a) == len(s) for a, s in zip(again, sizes, strict=True)
+        )
+        return (replayed or quantity == VALIDATION) and all(len(size) >= rows for size in sizes)
+
+    @cached_property
+    def _unexplained(self) -> str:
+        """Say which record does not come out of its own states, where nobody looked why."""
+        evidence = self.evidence
+        for key in () if evidence is None else evidence.arrays:
+            if evidence is None or not key.startswith("replay/"):
+                continue
+            side, quantity = key.split("/")[1], parse_key(key.split("/", 2)[2])
+            if side in evidence.about.get("replay", {}) or side not in evidence.sources(quantity):
+                continue
+            m = evidence.measured(quantity, side)
+            own = m.own_a if side == "a" else m.own_b
+            bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=self.dtype)
+            again = np.where(m.diverged[:, None], 0.0, evidence.arrays[key])
+            if bounds.is_beyond(again, bound).any():
+                label = self.label(side)
+                return f"{label} does not come out again as it was recorded ({quantity.key})"
+        return ""
 
 
 def find_broken(pair: Compared) -> str:

@@ -52,6 +52,9 @@ def _compare_batches(
         batch = int(np.argmax(bad))
         return _other_batch(pair, one, other, batch, int(step_a[batch]))
     if len(step_a) != len(step_b):
+        if "epoch" in one and "epoch" in other:
+            longer = step_a if len(step_a) > len(step_b) else step_b
+            return _other_cuts(pair, one, other, n, int(longer[n]))
         return _abstain(f"the order of {len(step_a)} and {len(step_b)} batches was recorded")
     ended = explain_lengths(pair)
     if ended.startswith("!"):
@@ -79,7 +82,7 @@ def _other_cuts(
     """Say which side has a batch that the other one dropped."""
     why = f"the batches of step {step} are cut otherwise"
     if "epoch" in one and "epoch" in other:
-        epoch = int(min(one["epoch"][batch], other["epoch"][batch]))
+        epoch = int(min(o["epoch"][batch] for o in (one, other) if batch < len(o["epoch"])))
         counts = [int((order["epoch"] == epoch).sum()) for order in (one, other)]
         if counts[0] != counts[1]:
             side = "b" if counts[0] > counts[1] else "a"
@@ -158,16 +161,26 @@ def explain_lengths(pair: Compared) -> str:
             texts.append(f"{pair.label(side)} diverged at step {counts[side]}")
         elif record.about.get("status") in ("KILLED", "FAILED"):
             texts.append(f"{pair.label(side)} was stopped after step {counts[side]}")
-        elif record.config["train"].get("patience") is not None:
+        elif record.config["train"].get("patience") is not None and "val/step" in record.arrays:
             texts.append(f"{pair.label(side)} stopped early after step {counts[side]}")
-        elif whole[side]:
-            text = (
-                f"{pair.label(side)} made {counts[side]} of {whole[side]} steps, and nothing in "
-                "its record says why"
-            )
-            return f"!{text}"
+        else:
+            return f"!{_unexplained(pair, side, counts[side], whole[side])}"
+    longer = max(counts, key=lambda side: counts[side])
+    shorter = "b" if longer == "a" else "a"
+    if not whole[shorter]:
+        return (
+            f"!{pair.label(shorter)} made {counts[shorter]} steps and {pair.label(longer)} "
+            f"{counts[longer]}, and nothing in the records says why"
+        )
+    if counts[longer] > whole[longer]:
+        return f"!{_unexplained(pair, longer, counts[longer], whole[longer])}"
     made = f"{counts['a']} and {counts['b']} steps: the {pair.steps} that both made are judged"
-    return f"{'; '.join(texts)}; {made}" if texts else made
+    return f"{'; '.join(texts)}; {made}"
+
+
+def _unexplained(pair: Compared, side: str, made: int, asked: int) -> str:
+    label = pair.label(side)
+    return f"{label} made {made} of {asked} steps, and nothing in its record says why"
 
 
 def _abstain(why: str) -> Judged:

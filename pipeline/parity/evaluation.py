@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline import metrics
 from pipeline.parity.compared import Compared, are_same_bits
-from pipeline.parity.judged import Judged, accept_or_fail
+from pipeline.parity.judged import Judged, accept_or_fail, with_accepted
 from pipeline.parity.quantity import TEST, VALIDATION
 from pipeline.parity.rungs import judge_quantities
 from pipeline.parity.verdict import Finding, Rung
@@ -21,8 +21,9 @@ def judge_evaluation(pair: Compared) -> Judged:
     Which epoch was best, and where early stopping ended, must follow from each side's own
     validation curve by the same rule.
     """
-    chosen = [(side, check_choice(record)) for side, record in (("a", pair.a), ("b", pair.b))]
-    for side, why in chosen:
+    accepted: list[Judged] = []
+    for side, record in (("a", pair.a), ("b", pair.b)):
+        why = check_choice(record)
         if why:
             why = f"{pair.label(side)}: {why}"
             rung = Rung(name="evaluation", verdict="FAIL", kind="state", tensor="best", why=why)
@@ -30,7 +31,10 @@ def judge_evaluation(pair: Compared) -> Judged:
                 kind="state", rung="evaluation", phase="evaluation", step=None, tensor="best",
                 detail=why,
             )  # fmt: skip
-            return accept_or_fail(pair, Judged(rung=rung, findings=(finding,)), {"best"})
+            choice = accept_or_fail(pair, Judged(rung=rung, findings=(finding,)), {"best"})
+            if choice.rung.verdict == "FAIL":
+                return choice
+            accepted.append(choice)
     one, other = (record.arrays.get("prediction") for record in (pair.a, pair.b))
     if one is None and other is None and all(map(_has_diverged, (pair.a, pair.b))):
         why = "both runs diverged: there is nothing to evaluate"
@@ -49,11 +53,16 @@ def judge_evaluation(pair: Compared) -> Judged:
                 validation, accepted=judged.accepted | validation.accepted,
                 notes=(*judged.notes, *validation.notes),
             )  # fmt: skip
+    if validation is None and judged.rung.verdict == "PASS" and _have_other_curves(pair):
+        why = f"other validation scores, and no evidence{pair.hint}"
+        rung = dataclasses.replace(judged.rung, verdict="ABSTAIN", by="", why=why)
+        return with_accepted(dataclasses.replace(judged, rung=rung), accepted)
     scores = _tell_scores(pair)
     where = "" if pair.evidence is None or are_same_bits(one, other) else "at equal weights "
     why = f"{where}{judged.rung.why}" + (f"; the runs themselves: {scores}" if scores else "")
     rung = dataclasses.replace(judged.rung, why=why)
-    return dataclasses.replace(judged, rung=rung, notes=(*judged.notes, *_tell_best(pair)))
+    notes = (*judged.notes, *_tell_best(pair))
+    return with_accepted(dataclasses.replace(judged, rung=rung, notes=notes), accepted)
 
 
 def _has_diverged(record: RunRecord) -> bool:
@@ -77,6 +86,16 @@ def _judge_validation(pair: Compared) -> Judged | None:
     if not len(curves[0]) or pair.unusable(VALIDATION):
         return None
     return judge_quantities(pair, "evaluation", rows, first=1, steps=steps)
+
+
+def _have_other_curves(pair: Compared) -> bool:
+    """Whether scores of the same weights' epochs differ in a bit; a tolerance is not for scores."""
+    steps = [record.arrays.get("val/step", np.empty(0)) for record in (pair.a, pair.b)]
+    n = min(map(len, steps))
+    if pair.tolerance is not None or not n or not np.array_equal(steps[0][:n], steps[1][:n]):
+        return False
+    one, other = (record.named("val") for record in (pair.a, pair.b))
+    return any(not are_same_bits(one[name][:n], other[name][:n]) for name in one if name in other)
 
 
 def check_choice(record: RunRecord) -> str:
@@ -130,10 +149,10 @@ def _tell_scores(pair: Compared) -> str:
 
 def _tell_best(pair: Compared) -> tuple[str, ...]:
     """Tell where the two chose another epoch: their curves differ, which is growth."""
-    best = [record.about.get("best") for record in (pair.a, pair.b)]
-    if None in best or best[0]["step"] == best[1]["step"]:
+    best = [record.about["best"]["step"] for record in (pair.a, pair.b) if "best" in record.about]
+    if len(best) < 2 or best[0] == best[1]:
         return ()
-    steps = " and ".join(str(each["step"]) for each in best)
+    steps = " and ".join(map(str, best))
     return (
         f"the best epochs ended at steps {steps}, each by its own validation curve: distance that "
         "grew",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 from pipeline.parity.compared import Compared
 from pipeline.parity.evidence import Suspect
@@ -56,13 +57,28 @@ def accept_or_fail(pair: Compared, judged: Judged, names: set[str]) -> Judged:
     matching = (names | {judged.rung.name}) & set(pair.accept)
     if not matching:
         return judged
-    why = "accepted: " + "; ".join(f"{n} ({pair.accept[n]})" for n in sorted(matching))
-    rung = dataclasses.replace(
-        judged.rung, verdict="PASS", kind="", by="accepted", why=f"{why}; {judged.rung.why}"
-    )
+    why = f"{describe_accepted(pair, matching)}; {judged.rung.why}"
+    rung = dataclasses.replace(judged.rung, verdict="PASS", kind="", by="accepted", why=why)
     return dataclasses.replace(
         judged, rung=rung, findings=(), suspects=(), accepted=frozenset(matching)
     )
+
+
+def with_accepted(judged: Judged, accepted: Sequence[Judged]) -> Judged:
+    """Return a judged rung together with differences of it that were accepted before."""
+    if not accepted:
+        return judged
+    names = judged.accepted.union(*(each.accepted for each in accepted))
+    rung = judged.rung
+    if rung.verdict == "PASS":
+        whys = dict.fromkeys([*(each.rung.why for each in accepted), rung.why])
+        rung = dataclasses.replace(rung, by="accepted", why="; ".join(whys))
+    return dataclasses.replace(judged, rung=rung, accepted=names)
+
+
+def describe_accepted(pair: Compared, names: Iterable[str]) -> str:
+    """Return which names of `parity.accept` a difference was accepted under, and why."""
+    return "accepted: " + "; ".join(f"{name} ({pair.accept[name]})" for name in sorted(names))
 
 
 def describe_tolerance(pair: Compared) -> str:

@@ -150,6 +150,7 @@ def _put_together(
     notes += [f"parity.accept={name}: nothing of that name differs" for name in unmatched]
     about = {} if pair.evidence is None else pair.evidence.about
     failed = any(each.rung.verdict == "FAIL" for each in judged)
+    passed = all(each.rung.verdict == "PASS" for each in judged)
     return Ladder(
         a=pair.label("a"),
         b=pair.label("b"),
@@ -170,7 +171,7 @@ def _put_together(
         suspects=tuple(suspect for each in judged for suspect in each.suspects),
         facts={key: about[key] for key in ("gradcheck", "prove", "probe", "terms") if key in about}
         | {"method": METHOD_NAME}
-        | ({"speed": speed} if (speed := "" if failed else tell_speed(pair)) else {})
+        | ({"speed": speed} if (speed := tell_speed(pair) if passed else "") else {})
         | ({"given": describe_tolerance(pair)} if pair.tolerance is not None else {}),
     )  # fmt: skip
 
@@ -183,8 +184,8 @@ def measure_distances(pair: Compared) -> dict[str, np.ndarray]:
     n = pair.steps
     rows = [distance.rows(pair.left[q][:n], pair.right[q][:n]) for q in quantities]
     whole = np.maximum(_together(r.size for r in rows), np.finfo(float).tiny)
-    one, other = pair.a.named("first"), pair.b.named("first")
-    ends = [distance.rows(one[name][None], other[name][None]) for name in one]
+    one, other = pair.a.named("param"), pair.b.named("param")
+    ends = [distance.rows(one[q.name][:1], other[q.name][:1]) for q in quantities]
     start = relative(float(_together(e.apart for e in ends)[0]),
                      float(_together(e.size for e in ends)[0]))  # fmt: skip
     curves = {"apart": np.concatenate([[start], _together(r.apart for r in rows) / whole])}

@@ -15,8 +15,21 @@ from pipeline.record import RunRecord
 def list_notes(pair: Compared) -> list[str]:
     """Return the notes at the top of a ladder, the most important first."""
     notes = list_machine_differences(pair)
-    if pair.evidence is not None:
-        notes += _tell_leaks(pair) + _tell_coarse(pair) + _tell_diverged(pair)
+    if pair.evidence is None:
+        return notes + _tell_not_finite(pair)
+    return notes + _tell_leaks(pair) + _tell_coarse(pair) + _tell_diverged(pair)
+
+
+def _tell_not_finite(pair: Compared) -> list[str]:
+    """Tell from the records alone where a loss or gradient is not finite on both sides."""
+    notes = []
+    for name, word in (("loss", "the loss"), ("grad_norm", "a gradient")):
+        rows = [record.arrays.get(name, np.zeros(0))[: pair.steps] for record in (pair.a, pair.b)]
+        if len(rows[0]) != len(rows[1]):
+            continue
+        bad = ~np.isfinite(rows[0]) & ~np.isfinite(rows[1])
+        if bad.any():
+            notes.append(f"not finite on both sides: {word} at step {int(np.argmax(bad)) + 1}")
     return notes
 
 

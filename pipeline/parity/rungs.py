@@ -17,7 +17,7 @@ from pipeline.parity.by_records import (
     judge_other_rates,
 )
 from pipeline.parity.compared import Compared, are_close, are_same_bits, relative
-from pipeline.parity.judged import Judged, accept_or_fail, describe_tolerance
+from pipeline.parity.judged import Judged, accept_or_fail, describe_tolerance, with_accepted
 from pipeline.parity.places import describe_place, find_ratio
 from pipeline.parity.quantity import PHASES, Quantity, list_some
 from pipeline.parity.verdict import Finding, Rung
@@ -100,12 +100,12 @@ def judge_loss(pair: Compared) -> Judged:
 def judge_gradients(pair: Compared) -> Judged:
     """Compare every gradient of step 1, before clipping and decay."""
     lacking = [record.about.get("without_gradient", []) for record in (pair.a, pair.b)]
-    notes = ()
+    notes: tuple[str, ...] = ()
+    accepted: list[Judged] = []
     if lacking[0] == lacking[1] and lacking[0]:
         notes = (f"no gradient on either side: {', '.join(lacking[0])}",)
     rows = _rows(pair, "gradient", stop=1)
-    if lacking[0] != lacking[1]:
-        name = sorted({*lacking[0]} ^ {*lacking[1]})[0]
+    for name in sorted({*lacking[0]} ^ {*lacking[1]}):
         side = pair.label("a" if name in lacking[0] else "b")
         why = f"{name} has no gradient in {side}: detached, frozen or not used"
         finding = Finding(
@@ -113,11 +113,15 @@ def judge_gradients(pair: Compared) -> Judged:
         )
         rung = Rung(name="gradients", verdict="FAIL", kind="meaning", tensor=name, step=1, why=why,
                     tensors={name: float("inf")})  # fmt: skip
-        return accept_or_fail(pair, Judged(rung=rung, findings=(finding,)), {name, "gradient"})
+        lack = Judged(rung=rung, findings=(finding,))
+        lack = accept_or_fail(pair, lack, {name, f"gradient/{name}", "gradient"})
+        if lack.rung.verdict == "FAIL":
+            return lack
+        accepted.append(lack)
     if not rows:
         why = "no gradients were recorded of both (record.trace=full; train.loop=fit has none)"
         return Judged(rung=Rung(name="gradients", verdict="ABSTAIN", why=why))
-    judged = judge_quantities(pair, "gradients", rows, first=1)
+    judged = with_accepted(judge_quantities(pair, "gradients", rows, first=1), accepted)
     judged = dataclasses.replace(judged, notes=(*notes, *judged.notes))
     return abstain_if_lonely(pair, judged, "gradient")
 
@@ -181,13 +185,17 @@ def judge_quantities(
     """
     if pair.tolerance is not None:
         return judge_by_tolerance(pair, name, rows, first=first)
-    rates = {q: find_other_rates(q, sides) for q, sides in rows.items()}
-    alone = min((q for q, at in rates.items() if at is not None),
-                key=lambda q: (rates[q][0], q.name != "lr"), default=None)  # fmt: skip
-    if alone is not None:
-        row = int(rates[alone][0])
-        if find_excess_before(pair, rows, first, first + row, steps) is None:
-            return judge_other_rates(pair, name, alone, rows[alone], first=first, row=row)
+    found = ((q, find_other_rates(q, sides)) for q, sides in rows.items())
+    rates = {q: int(at[0]) for q, at in found if at is not None}
+    accepted: list[Judged] = []
+    for rate, row in sorted(rates.items(), key=lambda item: (item[1], item[0].name != "lr")):
+        step = first + row
+        if find_excess_before(pair, name, rows, first=first, step=step, steps=steps) is not None:
+            break
+        unequal = judge_other_rates(pair, name, rate, rows[rate], first=first, row=row)
+        if unequal.rung.verdict == "FAIL":
+            return unequal
+        accepted.append(unequal)
     unjudged, same = [], True
     measured: list[Quantity] = []
     for quantity, (one, other) in rows.items():
@@ -200,11 +208,12 @@ def judge_quantities(
             measured.append(quantity)
         elif not bits:
             unjudged.append((quantity, one, other, why))
-    if unjudged:
-        return abstain_or_fail(pair, name, unjudged, first=first)
-    return judge_by_evidence(
+    rest = judge_by_evidence(
         pair, name, measured, rows=rows, first=first, steps=steps, same_bits=same
     )
+    if unjudged and rest.rung.verdict != "FAIL":
+        rest = abstain_or_fail(pair, name, unjudged, first=first)
+    return with_accepted(rest, accepted)
 
 
 def judge_checksums(pair: Compared, name: str) -> Judged:

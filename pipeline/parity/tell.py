@@ -52,7 +52,7 @@ def tell_findings(ladder: Ladder) -> str:
     """Tell the first difference, and that of another kind if there is one."""
     finding = ladder.finding
     assert finding is not None
-    others = [f for f in ladder.findings if f.kind != finding.kind]
+    others = [f for f in ladder.findings if f.kind != finding.kind and f.rung != finding.rung]
     if finding.kind in ("data", "start"):  # what follows is their effect
         others = []
     text = tell_finding(finding, ladder)

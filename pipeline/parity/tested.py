@@ -44,6 +44,7 @@ class Tested:
         """Return how many times its bound each distance is, the larger of both norms."""
         with np.errstate(divide="ignore", invalid="ignore"):
             times = np.where(self.distance == 0, 0.0, self.distance / self.bound)
+            times = np.where(np.isfinite(self.bound), times, np.inf)
         worst: np.ndarray = np.nan_to_num(times, nan=np.inf).max(axis=1)
         return worst
 
@@ -170,14 +171,19 @@ def sift(pair: Compared, tests: Sequence[Tested]) -> Sifted:
         if tested.test == "replay":
             continue
         ratios = tested.ratios()
+        coarse = False
         for row in np.flatnonzero(tested.beyond):
-            suspect = tested.suspect(row)
+            suspect = tested.suspect(int(row))
             opinion = evidence.opinion(suspect)
             if opinion is not None and opinion["excused"]:
                 excused.append((suspect, float(ratios[row]), float(opinion["nearest"])))
                 continue
-            excess.append(make_excess(pair, tested, int(row), float(ratios[row]), opinion=opinion))
-            break  # the first one is the place; what follows in this test is no news
+            found = make_excess(pair, tested, int(row), float(ratios[row]), opinion=opinion)
+            if found.kind != "precision":
+                excess.append(found)
+                break  # the first one is the place; what follows in this test is no news
+            excess += [] if coarse else [found]  # precision may be a note: what follows may not
+            coarse = True
     return Sifted(excess=excess, excused=excused)
 
 
@@ -195,7 +201,7 @@ def make_excess(
     size = float(tested.size[row, norm])
     far = relative(float(tested.distance[row, norm]), size)
     kind = "precision" if tested.test == "precision" else "meaning"
-    if tested.test == "meaning" and explained_by_types(pair, far):
+    if tested.test == "meaning" and explained_by_types(pair, tested.suspect(row), far):
         kind = "precision"
     if opinion is not None and not opinion["alone"]:
         kind = "state"
@@ -210,15 +216,25 @@ _EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "half": 2.0**-10, "bfloat16": 
         "float8_e4m3fn": 2.0**-3, "float8_e5m2": 2.0**-2}  # fmt: skip
 
 
-def explained_by_types(pair: Compared, far: float) -> bool:
+def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
     """Whether a difference in float64 is as small as the narrower types explain that one side saw.
 
     A float64 step in which operations of one side see a narrower type than those of the other is
-    coarse by that type: its difference is at most R·eps of that type.
+    coarse by that type: its difference is at most C·eps of that type. Of a parameter that is
+    relative to its update alone, ``‖Δw‖``: a wrong small update is small beside its weights.
     """
-    types = {} if pair.evidence is None else pair.evidence.about.get("types", {})
+    assert pair.evidence is not None
+    types = pair.evidence.about.get("types", {})
     seen = [max([0.0, *(_EPS.get(t, 0.0) for t in types.get(side, ()))]) for side in "ab"]
-    return seen[0] != seen[1] and far <= bounds.roundings(1) * max(seen)
+    if seen[0] == seen[1]:
+        return False
+    if suspect.quantity.kind == "parameter":
+        vectors = pair.evidence.vectors(suspect.quantity, suspect.source, suspect.step)
+        if not vectors:  # what is not known yet is not explained
+            return False
+        one, other, start = (vectors[name] for name in ("a64", "b64", "start"))
+        far = relative(float(np.linalg.norm(one - other)), float(np.linalg.norm(one - start)))
+    return far <= bounds.units(1) * max(seen)
 
 
 def largest_apart(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import gc
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,43 +15,85 @@ from pipeline.probe.side import Side
 from pipeline.record import RunRecord
 
 NARROW, WIDE = "float32", "float64"
+Outcomes = Mapping[tuple[str, str], Arrays]
+"""By side and precision, stacks with a row a step."""
 _BYTES = 1 << 25  # of the four outcomes of some steps that are held together
 
 
 def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> None:
-    """Measure every update from a's states, then from b's.
+    """Measure every update from a's states and from b's.
 
     Each phase is forced: an update gets the recorded gradient of the run whose state it starts
-    from. Where a loop hands out no gradients, the whole step is forced instead.
+    from. Where a loop hands out no gradients, the whole step is forced instead. Where both states
+    are the same bits, one measurement stands for both.
     """
-    for source in "ab":
-        steppers = {
-            (name, dtype): side.stepper(dtype)
-            for name, side in sides.items() for dtype in (NARROW, WIDE)
-        }  # fmt: skip
-        for chunk in _chunks(sides[source], steps):
-            starts = {
+    makers = {source: _make_steppers(sides) for source in "ab"}
+    if any(side.is_compiled for side in sides.values()):  # a graph is compiled once
+        makers["b"] = makers["a"]
+    for chunk in _chunks(sides["a"], steps):
+        starts = {
+            source: {
                 name: [side.start(k, state=sides[source]) for k in chunk]
                 for name, side in sides.items()
             }
-            outcomes = {
-                (name, dtype): _run(sides[name], dtype, stepper, starts[name])
-                for (name, dtype), stepper in steppers.items()
-            }
-            _measure(sides, evidence, source, chunk, starts[source], outcomes)
+            for source in "ab"
+        }
+        outcomes: dict[str, Outcomes]
+        outcomes = {"a": _run_all(sides, makers["a"], starts["a"], range(len(chunk)))}
+        pairs = zip(starts["a"]["a"], starts["b"]["b"], strict=True)
+        rest = [row for row, (one, other) in enumerate(pairs) if not _is_same_state(one, other)]
+        outcomes["b"] = _merge(outcomes["a"], _run_all(sides, makers["b"], starts["b"], rest), rest)
+        for source in "ab":
+            _measure(sides, evidence, source, chunk, starts[source][source], outcomes[source])
+
+
+def _make_steppers(sides: Mapping[str, Side]) -> dict[tuple[str, str], Stepper]:
+    return {
+        (name, dtype): side.stepper(dtype)
+        for name, side in sides.items() for dtype in (NARROW, WIDE)
+    }  # fmt: skip
 
 
 def _chunks(side: Side, steps: int) -> Iterator[range]:
     size = sum(values.size for values in side.first.values())
-    rows = max(1, min(256, _BYTES // (24 * size * (2 + len(side.job.update.slots)))))
+    rows = max(1, min(256, _BYTES // (48 * size * (2 + len(side.job.update.slots)))))
     for first in range(1, steps + 1, rows):
         yield range(first, min(first + rows, steps + 1))
 
 
-def _run(side: Side, dtype: str, stepper: Stepper, starts: list[Start]) -> Arrays:
-    """Make some steps; return their outcomes as stacks with a row a step."""
+def _is_same_state(one: Start, other: Start) -> bool:
+    """Whether two updates start from the same bits, their given gradients included."""
+    groups = [(one.values, other.values), (one.gradients or {}, other.gradients or {})]
+    groups += [(one.slots[slot], other.slots[slot]) for slot in one.slots if slot in other.slots]
+    return [*one.slots] == [*other.slots] and all(
+        mine.keys() == theirs.keys()
+        and all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
+        for mine, theirs in groups
+    )
+
+
+def _run_all(
+    sides: Mapping[str, Side],
+    steppers: Mapping[tuple[str, str], Stepper],
+    starts: Mapping[str, list[Start]],
+    rows: Sequence[int],
+) -> dict[tuple[str, str], Arrays]:
+    """Make some steps of both sides in both precisions; return stacks with a row a step."""
+    if not len(rows):
+        return {}
+    return {
+        (name, dtype): _run(sides[name], dtype, stepper, [starts[name][row] for row in rows])
+        for (name, dtype), stepper in steppers.items()
+    }
+
+
+def _run(side: Side, dtype: str, stepper: Stepper, starts: Sequence[Start]) -> Arrays:
     side.configure(dtype)
-    outcomes = [stepper(start) for start in starts]
+    gc.freeze()  # what is kept makes the collector run; it need not look at the whole framework
+    try:
+        outcomes = [stepper(start) for start in starts]
+    finally:
+        gc.unfreeze()
     return {
         key: np.stack([outcome[key] for outcome in outcomes])
         for key in outcomes[0]
@@ -58,13 +101,29 @@ def _run(side: Side, dtype: str, stepper: Stepper, starts: list[Start]) -> Array
     }
 
 
+def _merge(
+    whole: Outcomes,
+    part: Outcomes,
+    rows: Sequence[int],
+) -> Outcomes:
+    """Return stacks with some of their rows replaced."""
+    if not part:
+        return whole
+    merged = {}
+    for name, arrays in whole.items():
+        merged[name] = {key: np.array(values) for key, values in arrays.items()}
+        for key, values in part[name].items():
+            merged[name][key][list(rows)] = values
+    return merged
+
+
 def _measure(
     sides: Mapping[str, Side],
     evidence: Evidence,
     source: str,
     chunk: range,
-    starts: list[Start],
-    outcomes: Mapping[tuple[str, str], Arrays],
+    starts: Sequence[Start],
+    outcomes: Outcomes,
 ) -> None:
     native = sides[source].dtype
     for key in outcomes["a", WIDE]:

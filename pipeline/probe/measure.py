@@ -41,8 +41,9 @@ def open_sides(
         if str(record.arrays["loss"].dtype) not in ("float32", "float64"):
             why = "bounds are derived for float32 and float64"
             raise ConfigError("backend.dtype", record.config["backend"]["dtype"], why)
+    configured: dict[str, tuple[Side, str]] = {}
     return {
-        name: Side(record, twin=(twins or {}).get(name), scratch=scratch)
+        name: Side(record, twin=(twins or {}).get(name), scratch=scratch, configured=configured)
         for name, record in (("a", a), ("b", b))
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,6 @@ def observe_types(
             else {n: np.asarray(g, WIDE) for n, g in start.gradients.items()},
         )  # fmt: skip
         stepper(wide)  # what is made once, such as an optimizer's state, is made now
-        seen = side.backend.observe(lambda step=stepper, begin=wide: step(begin))
+        seen = side.backend.observe(partial(stepper, wide))
         types[name] = sorted(seen.types)
     evidence.about["types"] = types

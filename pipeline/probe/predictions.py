@@ -37,9 +37,10 @@ def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
 
 def _scored_steps(sides: Mapping[str, Side]) -> np.ndarray:
     """Return the steps after which both sides scored their validation set."""
-    curves = [side.record.arrays.get("val/step", np.empty(0)) for side in sides.values()]
-    steps: np.ndarray = np.intersect1d(*curves).astype(np.int64)
-    return steps
+    one, other = (
+        np.asarray(side.record.arrays.get("val/step", ()), np.int64) for side in sides.values()
+    )
+    return np.intersect1d(one, other)
 
 
 def _predict(

@@ -33,10 +33,21 @@ class Side:
         Another twin than the project's; None for that.
     scratch
         Where steps go that are too many for memory; None holds all of them.
+    configured
+        By backend, which side it is configured for now, and in which precision; both sides of a
+        pair share it. Configuring takes longer than a small step.
     """
 
-    def __init__(self, record: RunRecord, *, twin: Twin | None, scratch: Path | None) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        *,
+        twin: Twin | None,
+        scratch: Path | None,
+        configured: dict[str, tuple[Side, str]] | None = None,
+    ) -> None:
         self.record, self.scratch = record, scratch
+        self._configured = {} if configured is None else configured
         self.job: Job = resolve_recorded(record.config)
         if self.job.dataset.digest != record.about["data"]["digest"]:
             run = record.about.get("run", "?")
@@ -44,7 +55,8 @@ class Side:
         self.backend = backends.load(self.job.settings.backend.name)
         self.twin = twin or self.job.twin()
         self.dtype: str = self.job.settings.backend.dtype
-        self.device = self.configure(self.dtype)
+        self.device = ""
+        self.configure(self.dtype)
         self.rates = self._all_rates()
         self._parts = _Cuts(self)
         self._models: dict[str, Any] = {}
@@ -60,11 +72,16 @@ class Side:
         return {name: np.asarray(values) for name, values in self.record.named("first").items()}
 
     def configure(self, dtype: str) -> str:
-        """Set the framework's global state for a precision; return the device."""
-        return self.job.configure(self.backend, dtype=dtype)
+        """Set the framework's global state for a precision, if it is another; return the device."""
+        name = self.job.settings.backend.name
+        if self._configured.get(name) != (self, dtype):
+            self.device = self.job.configure(self.backend, dtype=dtype)
+            self._configured[name] = (self, dtype)
+        return self.device
 
     def build(self, dtype: str, values: Mapping[str, np.ndarray] | None = None) -> Any:
         """Configure for a precision and make the model with some weights, or the recorded start."""
+        self._configured.clear()  # what is made may draw: from the run's own seed, each time
         device = self.configure(dtype)
         return self.job.build(
             self.backend, values=values or self.first, device=device, dtype=dtype, twin=self.twin
@@ -77,6 +94,11 @@ class Side:
         self.configure(dtype)
         self.backend.write(self._models[dtype], self.twin, values)
         return self._models[dtype]
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a step is made by one graph, which is compiled once for both sides' states."""
+        return self.job.settings.backend.execution == "compiled"
 
     def stepper(self, dtype: str, *, eager: bool = False) -> Stepper:
         """Return the run's own update in a precision, as a function of what it starts from."""
@@ -184,7 +206,7 @@ class Side:
         config = {**config, "backend": {**config["backend"], **instead}}
         about = {**self.record.about, "config": config}
         record = RunRecord(about=about, arrays=self.record.arrays)
-        side = Side(record, twin=None, scratch=self.scratch)
+        side = Side(record, twin=None, scratch=self.scratch, configured=self._configured)
         side.job = dataclasses.replace(side.job, batches=Cast(self.job.batches, dtype))  # type: ignore[arg-type]
         return side
 

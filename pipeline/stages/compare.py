@@ -244,7 +244,7 @@ def may_be_probed(a: RunRecord, b: RunRecord) -> bool:
 
 def has_ended(record: RunRecord) -> bool:
     """Whether a run finished, or ended because its loss was not finite: then it can be judged."""
-    loss = record.arrays.get("loss", ())
+    loss = record.arrays.get("loss", np.empty(0))
     diverged = len(loss) > 0 and not np.isfinite(loss[-1])
     return record.about["status"] == "FINISHED" or (
         record.about["status"] == "FAILED" and bool(diverged)

@@ -177,6 +177,13 @@ def _say(job: Job, before: Checkpoint | None) -> None:
         print(f"goes on after epoch {before.epoch} of run {before.about['run']}", flush=True)
 
 
+def _say_without_gradient(record: RunRecord) -> None:
+    """Say which parameters the loss does not depend on: trained on, with a gradient of 0."""
+    names = ", ".join(record.about.get("without_gradient", ()))
+    if names:
+        print(f"twingrad: warning: no gradient in {record.backend}: {names}", file=sys.stderr)
+
+
 def _open_run(
     job: Job, *, name: str, tags: Mapping[str, Any], parent: str | None, folder: Path
 ) -> contextlib.AbstractContextManager[tracking.Run]:
@@ -298,6 +305,7 @@ def _account(
         record.about |= {"status": "KILLED" if killed else "FAILED", "message": message}
         raise
     finally:
+        _say_without_gradient(record)
         log(record, tracked, points=job.settings.tracking.max_points)
         record.about["run"] = tracked.id
         with spool.room_for(folder / "record"):

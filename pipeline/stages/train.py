@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline import data, metrics, schedules
+from pipeline import data, metrics
 from pipeline.backends.base import Backend, Slots, State
 from pipeline.checkpoint import Checkpoint
 from pipeline.data.batches import AnyBatches, Seen
@@ -178,9 +178,3 @@ def timing(seconds: np.ndarray) -> dict[str, float]:
         "first_step_s": float(seconds[0]),
         "step_us": float(np.median(rest) * 1e6),
     }
-
-
-def learning_rates(name: str, *, lr: float, steps: int, settings: Mapping[str, Any]) -> np.ndarray:
-    """Return the learning rates of updates 1 to `steps`, shape ``(steps,)``, float64."""
-    rate = getattr(schedules, name)
-    return np.array([rate(step, lr=lr, steps=steps, **settings) for step in range(1, steps + 1)])

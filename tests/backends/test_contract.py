@@ -17,21 +17,28 @@ from pipeline.config import ConfigError
 NAMES = backends.names()
 CONF = Path(__file__).parents[2] / "conf" / "backend"
 CONSTANTS = {"LOOPS": tuple, "DTYPES": tuple, "EXECUTIONS": tuple, "INITS": tuple, "XLA": bool,
-             "ONCE": tuple, "PACKAGES": tuple, "FLAGS": tuple, "FLAVOR": str, "INEXACT": dict}  # fmt: skip
+             "ONCE": tuple, "PACKAGES": tuple, "FLAGS": tuple, "FLAVOR": str, "INEXACT": dict,
+             "COARSE": dict}  # fmt: skip
 FUNCTIONS = sorted(name for name, value in vars(Backend).items()
                    if inspect.isfunction(value) and not name.startswith("_"))  # fmt: skip
 
 
-def shape_of(function, *, bound):
-    """Names, kinds and defaults; a model's type is the backend's own, so annotations of it differ."""
+OWN = ("Any", "Model")  # the Protocol's words for a type that each framework has of its own
+
+
+def shape_of(function, *, bound, wanted):
+    """Names, kinds, defaults and types, but for those of which each framework has its own."""
     parameters = list(inspect.signature(function).parameters.values())[bound:]
-    return [(p.name, p.kind, p.default, None if p.name == "model" else p.annotation)
+    own = {p.name for p in inspect.signature(wanted).parameters.values() if p.annotation in OWN}
+    return [(p.name, p.kind, p.default, None if p.name in own else p.annotation)
             for p in parameters]  # fmt: skip
 
 
-# What only one framework needs: a start without noise, Keras's fit, devices by name, its saved
-# settings; PyTorch's copies, a batch norm with Keras's statistics; a gelu that is not rounded.
-ALONE = {"_quiet_start", "_fit", "_place", "get_config", "_gelu", "_copier", "BatchNorm"}
+# What only one framework needs: a start without noise, Keras's fit and its one batch, Keras's slots
+# (it keeps the rate inside the velocity), devices by name, its saved settings; PyTorch's copies, a
+# batch norm with Keras's statistics; a gelu that is not rounded.
+ALONE = {"_quiet_start", "_fit", "_fitted", "_compiled_by_keras", "_states", "_place", "get_config",
+         "_gelu", "_copier", "BatchNorm"}  # fmt: skip
 PACKAGE = Path(backends.__file__).parents[1]
 TWINS = ["backends", *(f"models/{name}" for name in models.names())]
 
@@ -56,8 +63,9 @@ def test_twins_read_line_by_line(folder):
     assert len(one) >= 4
 
 
-def test_the_protocol_is_seven_functions_and_some_constants():
-    assert FUNCTIONS == ["build", "configure", "layers", "predict", "read", "train", "versions"]
+def test_the_protocol_is_twelve_functions_and_some_constants():
+    assert FUNCTIONS == ["build", "configure", "cut", "layers", "observe", "predict", "read",
+                         "scale", "stepper", "train", "versions", "write"]  # fmt: skip
     assert set(Backend.__annotations__) == set(CONSTANTS)
 
 
@@ -65,10 +73,10 @@ def test_the_protocol_is_seven_functions_and_some_constants():
 @pytest.mark.parametrize("name", NAMES)
 def test_signatures_are_those_of_the_protocol(name, function):
     wanted, found = getattr(Backend, function), getattr(backends.load(name), function)
-    assert shape_of(found, bound=0) == shape_of(wanted, bound=1)
+    assert shape_of(found, bound=0, wanted=wanted) == shape_of(wanted, bound=1, wanted=wanted)
     assert inspect.getdoc(found).splitlines()[0] == inspect.getdoc(wanted).splitlines()[0]
-    returns = inspect.signature(found).return_annotation
-    assert function == "build" or returns == inspect.signature(wanted).return_annotation
+    returns = inspect.signature(wanted).return_annotation
+    assert returns in OWN or inspect.signature(found).return_annotation == returns
     assert all(p.default is p.empty for p in inspect.signature(found).parameters.values())
 
 
@@ -93,6 +101,8 @@ def test_words_are_those_of_the_config(name):
     assert set(module.LOSSES) == set(config.functions(losses))
     known = {*config.functions(optimizers), "l2", "decoupled", "clip_norm", "schedule"}
     assert {word for key in traits["INEXACT"] for word in key.split("+")} <= known
+    formulas = {*loops, *config.functions(losses)}
+    assert {word for key in traits["COARSE"] for word in key.split("+")} <= formulas
 
 
 def test_configs_of_backends_differ_in_their_name_alone():

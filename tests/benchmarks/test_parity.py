@@ -6,14 +6,23 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from functools import partial
 
 import numpy as np
+import pairs
 import pytest
 
 from pipeline import data, models, seeds
+from pipeline.parity.evidence import Suspect
+from pipeline.parity.quantity import Quantity
+from pipeline.probe.measure import open_sides
+from pipeline.probe.opinion import give_opinions
+from pipeline.probe.reference import check_gradients, compare_precisions
 from pipeline.record import RunRecord
+from pipeline.stages.probe import judge_probed, probe_pair, rerun_freely
 
+BACKENDS = ("tensorflow", "torch")
 SHAPES = {"mlp": ("vector", {"widths": [32]}), "cnn": ("image", {})}
 LIMITS = {"mlp": 1.3, "cnn": 1.1}
 
@@ -100,3 +109,56 @@ def test_comparing_two_long_records(benchmark, tmp_path, nature):
     benchmark.pedantic(lambda: None, rounds=1)
     assert loading + measuring < 5
     assert peak < 500
+
+
+DIGITS = ("data=digits", "train=minibatch", "train.batch=64", "loss=cross_entropy", "optimizer=adam",
+          "optimizer.lr=1e-3")  # fmt: skip
+PROBED = {
+    "article": ("experiment=article",),
+    "mlp": (*DIGITS, "model=mlp", "model.widths=[32]", "train.epochs=12"),
+    "cnn": (*DIGITS, "data.layout=image", "model=cnn", "train.epochs=3"),
+    "rnn": (*DIGITS, "data.layout=rows", "model=rnn", "train.epochs=2"),
+    "mlp float64": (*DIGITS, "model=mlp", "model.widths=[32]", "train.epochs=12",
+                    "backend.dtype=float64"),
+}  # fmt: skip
+MOST_TRAININGS = 5.0
+
+
+def timed(call):
+    begun = time.process_time()
+    result = call()
+    return time.process_time() - begun, result
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_a_probe_over_the_trainings_of_its_pair(benchmark, name):
+    """A probe of a right pair costs at most 5 trainings of the pair, its reference included.
+
+    In CPU seconds, as all of it has one thread: three times training, then probing, in turn. What
+    is asked for besides, and what a suspect costs, is stated apart.
+    """
+    overrides, ratios, parts = PROBED[name], [], {}
+    for _ in range(4):
+        seconds = [timed(partial(pairs.recorded, f"backend={b}", *overrides)) for b in BACKENDS]
+        training, records = sum(s for s, _ in seconds), [record for _, record in seconds]
+        probing, evidence = timed(partial(probe_pair, *records))
+        ratios.append(probing / training)
+        assert judge_probed(*records, evidence).verdict == "PASS"
+        assert not evidence.about["opinions"], "a second opinion is stated apart"
+    sides = open_sides(*records)
+    suspect = Suspect("meaning", "", "a", Quantity("loss", "loss"), 2)
+    evidence.arrays["apart/a/loss/loss"][1] = np.inf  # so that there is something to be suspected
+    extra = {
+        "second opinion": lambda: give_opinions(sides, evidence, [suspect]),
+        "free rerun": lambda: rerun_freely(sides["a"]),
+        "prove": lambda: compare_precisions(sides),
+        "gradcheck": lambda: [check_gradients(side) for side in sides.values()],
+    }
+    for word, call in extra.items():
+        parts[word] = timed(call)[0] / training
+    ratio = statistics.median(ratios[1:])  # the first one warms up
+    shown = ", ".join(f"{word} {times:.2f}" for word, times in parts.items())
+    print(f"\n{name}: a probe is {ratio:.2f} trainings of the pair ({training:.2f} s); apart: {shown}")
+    benchmark.extra_info |= {"ratio": ratio, **parts}
+    benchmark.pedantic(lambda: None, rounds=1)
+    assert ratio <= MOST_TRAININGS

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline import data, losses, models, seeds
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batches, Seen
 from pipeline.jobs.resolve import make_rates
 from pipeline.record import RunRecord, Trace
 from pipeline.stages.train import train
@@ -181,8 +181,8 @@ def digits(tools):
             side.train(
                 ours, twin, batches=batches, epochs=epochs, loop="manual", loss="cross_entropy",
                 loss_settings={"smoothing": 0.0}, update=tools.update_of(optimizer),
-                execution=execution, xla=False, masks=None, trace=trace, after=after, forced=None,
-                resume=None,
+                execution=execution, xla=False, masks=None, trace=trace,
+                seen=Seen(fixed=batches.fixed), after=after, resume=None,
             )  # fmt: skip
             return trace.collect(side.read(ours, twin))
 

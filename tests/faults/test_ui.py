@@ -24,7 +24,7 @@ ARGUMENTS = (
 )  # fmt: skip
 SWEEP = (
     "-m", "backend=numpy,torch", "optimizer.lr=1e-3,1e-2,10", "data.n=50", "data.n_test=20",
-    "train.epochs=1500", "tracking.model=false", "parity.permutations=1",
+    "train.epochs=1500", "tracking.model=false",
 )  # fmt: skip
 WAIT = 60_000  # milliseconds
 

@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import zlib
 
+import hand
 import numpy as np
 import pytest
+from hand import STEPS, changed, pair
 
 from pipeline.parity.growth import growth
-from pipeline.parity.ladder import MULTIPLE, RUNGS, WORST, Evidence, judge
-from pipeline.record import RunRecord
-
-STEPS = 6
-CONFIG = {
-    "backend": {"name": "torch", "dtype": "float32"}, "model": {"name": "softmax"},
-    "train": {"loop": "manual"}, "optimizer": {"accumulate": 1, "clip_norm": None, "lr": 0.1},
-}  # fmt: skip
-
-
-def record(backend="torch", seed=0, dtype=np.float32):
-    rng = np.random.default_rng(seed)
-    rows = {"w": rng.normal(size=(STEPS + 1, 3, 2)), "b": rng.normal(size=(STEPS + 1, 2))}
-    rows = {name: values.astype(dtype) for name, values in rows.items()}
-    arrays = {
-        "loss": rng.uniform(1, 2, STEPS).astype(dtype), "lr": np.full(STEPS, 0.1),
-        "grad_norm": np.ones(STEPS), "prediction": rng.normal(size=(5, 2)).astype(dtype),
-        "order/samples": np.arange(STEPS, dtype=np.uint64),
-        "order/sequence": np.arange(STEPS, dtype=np.uint64) + np.uint64(9),
-        "layer/hidden": rng.normal(size=(4, 3)).astype(dtype),
-        "layer/output": rng.normal(size=(4, 2)).astype(dtype),
-    }  # fmt: skip
-    for name, values in rows.items():
-        arrays |= {f"param/{name}": values, f"first/{name}": values[0], f"last/{name}": values[-1],
-                   f"grad/{name}": values[1:] * 2, f"slot/v/{name}": values[1:] * 3}  # fmt: skip
-    config = copy.deepcopy(CONFIG)
-    config["backend"]["name"] = backend
-    about = {"config": config, "status": "FINISHED", "scores": {"mse": 0.5},
-             "data": {"digest": "d", "name": "wine", "facts": {}}, "updates_per_epoch": 3}  # fmt: skip
-    return RunRecord(about=about, arrays=arrays)
-
-
-def pair():
-    return record(), record("tensorflow")
-
-
-def changed(side, key, index, by):
-    side.arrays[key] = side.arrays[key].copy()
-    side.arrays[key][index] += by
-    if key.startswith("param/"):  # ends are copies of rows
-        name = key.split("/")[1]
-        rows = side.arrays[key]
-        side.arrays |= {f"first/{name}": rows[0], f"last/{name}": rows[-1]}
+from pipeline.parity.ladder import judge
+from pipeline.parity.verdict import RUNGS, WORST
 
 
 def by_name(found):
@@ -98,34 +58,10 @@ def test_a_difference_is_found_where_it_is(what, rung, key, index, step, tensor,
     )
     assert finding.b - finding.a == pytest.approx(0.25)
     assert finding.absolute == pytest.approx(0.25)
-    assert finding.ulp > 1000
+    assert finding.ulp is None or finding.ulp > 1000  # none across signs
     others = [r for r in found.rungs if r.name != rung and r.verdict != "PASS"]
     assert not [r for r in others if RUNGS.index(r.name) < RUNGS.index(rung)]
     json.dumps(found.to_dict(), allow_nan=False)
-
-
-def test_other_data_and_order_fail_first():
-    a, b = pair()
-    b.about["data"] = b.about["data"] | {"digest": "e"}
-    assert judge(a, b).finding.rung == "data"
-    a, b = pair()
-    changed(b, "order/sequence", 4, np.uint64(1))
-    found = judge(a, b)
-    assert (found.finding.rung, found.finding.step) == ("data", 5)
-    assert "another order" in found.rungs[0].why
-
-
-def test_the_step_of_a_batch_where_an_epochs_last_update_has_fewer():
-    """Five batches in three updates of two, twice: the sixth batch is in the fourth update."""
-    a, b = pair()
-    for side in (a, b):
-        side.about["config"]["optimizer"]["accumulate"] = 2
-        for name in ("samples", "sequence"):
-            side.arrays[f"order/{name}"] = np.arange(10, dtype=np.uint64)
-    for batch, step in ((0, 1), (1, 1), (4, 3), (5, 4), (9, 6)):
-        other = copy.deepcopy(b)
-        changed(other, "order/samples", batch, np.uint64(50))
-        assert judge(a, other).finding.step == step
 
 
 def test_without_evidence_it_abstains_and_says_how_to_get_some():
@@ -178,9 +114,16 @@ def test_as_many_at_other_places_fail_too_whatever_float64_says(other):
     a, b = pair()
     a.arrays["param/w"][4, 0, 0] = np.nan
     b.arrays["param/w"][4, 0, 1] = other
-    for found in (judge(a, b), judge(a, b, evidence=evidence(a, b))):
-        assert found.verdict == "FAIL"
-        assert (found.finding.tensor, found.finding.step) == ("w", 4)
+    found = judge(a, b)
+    assert found.verdict == "FAIL"
+    assert (found.finding.tensor, found.finding.step) == ("w", 4)
+    for evidence in (hand.evidence(a, b), hand.evidence(*pair())):
+        if not np.isnan(evidence.arrays["size/a/parameter/w"]).any():
+            for side in "ab":  # what comes out of its own states is finite
+                evidence.arrays[f"replay/{side}/parameter/w"][3] = np.nan
+        found = judge(a, b, evidence=evidence)
+        assert found.verdict in ("FAIL", "ABSTAIN")
+        assert found.rung("trajectory").verdict == found.verdict
 
 
 def test_own_starts_are_not_judged():
@@ -197,10 +140,13 @@ def test_own_starts_are_not_judged():
 def test_what_is_not_finite_on_both_sides_is_named():
     a, b = pair()
     for side in (a, b):
-        side.arrays["grad/w"][4, 0, 0] = np.nan
+        side.arrays["grad/w"][4, 0, 0] = side.arrays["grad_norm"][4] = np.nan
     found = judge(a, b)
     assert found.verdict == "PASS"
-    assert any("grad/w" in note and "step 5" in note for note in found.notes)
+    assert "not finite on both sides: a gradient at step 5" in found.notes
+    for side in (a, b):
+        side.arrays["param/w"][0, 0, 0] = side.arrays["first/w"][0, 0] = np.inf
+    assert "w: not finite on both sides at the same place, step 0" in judge(a, b).notes
 
 
 def broken(change):
@@ -244,20 +190,20 @@ BROKEN = {
     "names": (lambda s: s.arrays.update({"first/c": np.zeros(3)}), "ERROR", "other parameters"),
     "model": (lambda s: s.about["config"]["model"].update(name="dense"), "ERROR", "other models"),
     "nothing": (lambda s: s.arrays.clear(), "ERROR", "no step"),
-    "length": (shorter, "ABSTAIN", "6 and 5 steps"),
+    "length": (shorter, "FAIL", "made 5 of 6 steps"),
     "config": (lambda s: s.about["config"]["optimizer"].update(lr=0.2), "ABSTAIN", "optimizer.lr"),
     "config and all": (other_rate, "ABSTAIN", "optimizer.lr"),
-    "rows": (cut("grad/w", 3), "ERROR", "fewer rows of grad/w"),
+    "rows": (cut("grad/w", 3), "ERROR", "fewer rows of gradient/w"),
     "shape of a step": (lambda s: s.arrays.update({"slot/v/b": s.arrays["slot/v/w"]}), "ERROR", "v/b was kept"),
     "dtype of a step": (lambda s: s.arrays.update({"grad/b": s.arrays["grad/b"].astype(float)}), "ERROR", "b was kept"),
     "shape of a prediction": (cut("prediction", 4), "ERROR", "prediction was kept"),
     "dtype of an activation": (
         lambda s: s.arrays.update({"layer/output": s.arrays["layer/output"].astype(float)}), "FAIL", "float64"),
     "one order": (cut("order/sequence", 4), "ABSTAIN", "4 batches"),
-    "one parameter": (without("param/b"), "ABSTAIN", "one side only: param/b"),
-    "one gradient": (without("grad/b"), "ABSTAIN", "one side only: grad/b"),
+    "one parameter": (without("param/b"), "ABSTAIN", "one side only: parameter/b"),
+    "one gradient": (without("grad/b"), "ABSTAIN", "one side only: gradient/b"),
     "one slot": (without("slot/v/b"), "ABSTAIN", "one side only: slot/v/b"),
-    "no rate": (without("lr"), "ABSTAIN", "one side only: lr"),
+    "no rate": (without("lr"), "ABSTAIN", "one side only: rate/lr"),
     "no order": (drop("order"), "ABSTAIN", "not recorded"),
     "no activations": (drop("layer"), "ABSTAIN", "no activations"),
     "no gradients": (drop("grad"), "ABSTAIN", "no gradients"),
@@ -306,54 +252,11 @@ def test_a_zero_of_another_sign_is_rounding_and_a_denormal_counts():
         side.arrays["grad/w"][3, 0, 0] = value
     assert judge(a, b).verdict == "ABSTAIN"  # other bits
     assert judge(a, b, atol=0.0).verdict == "PASS"
-    found = judge(a, b, evidence=evidence(a, b))
+    found = judge(a, b, evidence=hand.evidence(a, b))
     assert (found.verdict, by_name(found)["trajectory"].by) == ("PASS", "rounding")
     b.arrays["grad/w"][3, 0, 0] = np.float32(1e-45)
     found = judge(a, b, atol=0.0)
     assert (found.finding.tensor, found.finding.ulp, found.finding.step) == ("w", 1, 4)
-
-
-def test_evidence_that_is_no_number_or_too_short_is_none():
-    for change in (lambda rows: np.full_like(rows, np.inf), lambda rows: np.full_like(rows, np.nan),
-                   lambda rows: rows[:3]):  # fmt: skip
-        a, b = pair()
-        changed(b, "grad/w", (4, 0, 0), np.float32(0.5))
-        found = evidence(a, b)
-        found.arrays["floor/a/grad/w"] = change(found.arrays["floor/a/grad/w"])
-        trajectory = by_name(judge(a, b, evidence=found, hint="; measure"))["trajectory"]
-        assert trajectory.verdict == "ABSTAIN"
-        assert trajectory.why == "other bits, and no evidence; measure"
-
-
-def test_what_is_not_finite_in_the_forced_step_alone_is_no_flip():
-    a, b = pair()
-    changed(b, "grad/w", (4, 0, 0), np.float32(1e-7))
-    forced = {k: (a.arrays[k][1:] if k.startswith("param") else a.arrays[k]).copy()
-              for k in a.arrays if k.split("/")[0] in ("grad", "slot", "param", "loss")}  # fmt: skip
-    forced["grad/w"][4, 0, 0] = np.nan
-    found = judge(a, b, evidence=evidence(a, b, forced=forced))
-    assert (found.verdict, found.finding.step, found.finding.tensor) == ("FAIL", 5, "w")
-
-
-def test_evidence_of_another_run_than_the_recorded_judges_nothing():
-    a, b = pair()
-    changed(b, "param/w", (slice(4, None), 0, 0), np.float32(1e-2))
-    found = evidence(a, b)
-    found.about["stale"] = "b does not come out again as it was recorded"
-    trajectory = by_name(judge(a, b, evidence=found))["trajectory"]
-    assert (trajectory.verdict, trajectory.why) == ("ABSTAIN", found.about["stale"])
-
-
-def test_it_says_whether_it_is_a_wrong_operation_or_drift():
-    a, b = pair()
-    changed(b, "param/w", (4, 0, 0), np.float32(1e-2))
-    found = judge(a, b, evidence=evidence(a, b, exact=1e-2))
-    assert any("a wrong operation, no drift" in n and "1 of 5" not in n for n in found.notes)
-    forced = {k: (a.arrays[k][1:] if k.startswith("param") else a.arrays[k])
-              for k in a.arrays if k.split("/")[0] in ("grad", "slot", "param", "loss")}  # fmt: skip
-    found = judge(a, b, evidence=evidence(a, b, forced=forced))
-    assert not any("wrong operation" in note for note in found.notes)
-    assert any(note.startswith("drift") for note in found.notes)
 
 
 def checksums(side, other_from=None):
@@ -389,118 +292,6 @@ def test_a_run_that_kept_its_steps_is_held_against_the_checksums_of_one_that_did
     changed(a, "param/w", (6, 1, 1), np.float32(1e-6))
     trajectory = by_name(judge(a, b))["trajectory"]
     assert (trajectory.verdict, trajectory.tensor, trajectory.step) == ("ABSTAIN", "w", 6)
-
-
-def evidence(a, b, *, floor=1e-7, exact=1e-15, forced=None):
-    """What a probe would have measured, with the same number for every tensor and step."""
-    arrays = {}
-    for key, rows in (("grad/w", 6), ("grad/b", 6), ("slot/v/w", 6), ("slot/v/b", 6), ("param/w", 6),
-                      ("param/b", 6), ("loss", 6)):  # fmt: skip
-        own = b.arrays[key][1:] if key.startswith("param") else b.arrays[key]
-        for side in "ab":
-            arrays[f"floor/{side}/{key}"] = np.full(rows, floor)
-            arrays[f"rounding/{side}/{key}"] = np.full(rows, floor)
-        arrays[f"exact/{key}"] = np.full(rows, exact)
-        arrays[f"forced/{key}"] = own if forced is None else forced[key]
-    for what in ("layer/hidden", "layer/output", "prediction"):
-        for side in "ab":
-            arrays[f"rounding/{side}/{what}"] = np.array([floor])
-        arrays[f"exact/{what}"] = np.array([exact])
-    arrays["prediction"] = b.arrays["prediction"]
-    return Evidence(RunRecord(about={}, arrays=arrays))
-
-
-@pytest.mark.parametrize("times", [0.5, 2.0])
-def test_the_bound_is_a_multiple_of_the_floor(times):
-    a, b = pair()
-    floor = 1e-4
-    changed(b, "param/w", (3, 0, 0), np.float32(times * MULTIPLE * floor))
-    found = judge(a, b, evidence=evidence(a, b, floor=floor, exact=1e-3 * times))
-    trajectory = by_name(found)["trajectory"]
-    assert trajectory.verdict == "FAIL"  # also inside a wide bound, for float64 tells
-    found = judge(a, b, evidence=evidence(a, b, floor=floor, exact=1e-13))
-    trajectory = by_name(found)["trajectory"]
-    assert trajectory.verdict == "PASS"
-    assert ("branch flip" in trajectory.why) == (times > 1)
-    assert trajectory.tensors["w"] == pytest.approx(times, rel=1e-2)
-
-
-def test_a_flip_is_noted_with_the_numbers_of_the_step_it_names(monkeypatch):
-    """The worst of several, as in the rung's row; not one step's name beside another's excess."""
-    monkeypatch.setattr("pipeline.parity.ladder.OFTEN", 0.5)  # two of six steps are few enough here
-    a, b = pair()
-    for step, times in ((3, 2.0), (6, 5.0)):
-        changed(b, "param/w", (step, 0, 0), np.float32(times * MULTIPLE * 1e-4))
-    found = judge(a, b, evidence=evidence(a, b, floor=1e-4, exact=1e-13))
-    trajectory = by_name(found)["trajectory"]
-    assert trajectory.step == 6
-    (note,) = (note for note in found.notes if note.startswith("branch flip"))
-    assert note.startswith("branch flip at step 6: w is 5 times its bound there")
-
-
-def test_a_loss_that_is_exact_by_luck_has_its_floor():
-    a, b = pair()
-    changed(b, "loss", 3, np.float32(2e-6))
-    found = evidence(a, b, floor=1e-6)
-    found.arrays["rounding/a/loss"][:] = 0.0
-    ladder = judge(a, b, evidence=found)
-    assert (ladder.verdict, by_name(ladder)["trajectory"].tensors["loss"] < 1) == ("PASS", True)
-    assert not ladder.notes
-
-
-@pytest.mark.parametrize(
-    ("steps", "by", "verdict"),
-    [((3,), 2e-14, "PASS"), ((3, 4, 5), 2e-14, "FAIL"), ((3,), 1e-11, "FAIL")],
-)
-def test_float64_forgives_a_rare_excess_of_rounding_size(steps, by, verdict):
-    """Nothing wider can prove such a step; a floor of few samples may be too low by luck."""
-    a, b = pair()
-    for side in (a, b):
-        side.arrays = {k: v.astype(np.float64) if v.dtype == np.float32 else v
-                       for k, v in side.arrays.items()}  # fmt: skip
-    size = np.linalg.norm(a.arrays["param/w"][3])
-    for step in steps:
-        changed(b, "param/w", (step, 0, 0), by * size)
-    found = evidence(a, b, floor=1e-16)
-    found.arrays = {k: v for k, v in found.arrays.items() if not k.startswith("exact/")}
-    trajectory = by_name(judge(a, b, evidence=found))["trajectory"]
-    assert trajectory.verdict == verdict, trajectory.why
-    assert (verdict == "PASS") == ("at few steps" in trajectory.why)
-
-
-def test_an_excess_at_most_steps_is_no_flip():
-    a, b = pair()
-    b.arrays["grad/w"] = b.arrays["grad/w"] * np.float32(1.01)
-    found = judge(a, b, evidence=evidence(a, b))
-    assert (found.verdict, found.finding.rung) == ("FAIL", "gradients")
-    assert "precision alone" in by_name(found)["gradients"].why
-
-
-def test_an_excess_that_was_not_forced_is_not_judged():
-    a, b = pair()
-    changed(b, "param/w", (slice(4, None), 0, 0), np.float32(1e-2))
-    found = evidence(a, b)
-    found.arrays = {
-        k: v for k, v in found.arrays.items() if k.split("/")[0] in ("floor", "rounding")
-    }
-    found.arrays |= {
-        f"exact/{k}": np.array([0.0]) for k in ("layer/hidden", "layer/output", "prediction")
-    }
-    trajectory = by_name(judge(a, b, evidence=found))["trajectory"]
-    assert (trajectory.verdict, trajectory.step) == ("ABSTAIN", 4)
-    assert "parity.forced=true" in trajectory.why
-    changed(b, "param/w", (1, 0, 0), np.float32(1e-2))  # step 1 starts from equal states anyway
-    assert judge(a, b, evidence=found).finding.rung == "update"
-
-
-def test_drift_is_told_and_passes():
-    a, b = pair()
-    forced = {k: (a.arrays[k][1:] if k.startswith("param") else a.arrays[k])
-              for k in a.arrays if k.split("/")[0] in ("grad", "slot", "param", "loss")}  # fmt: skip
-    changed(b, "param/w", (slice(4, None), 0, 0), np.float32(1e-2))
-    found = judge(a, b, evidence=evidence(a, b, forced=forced))
-    assert found.verdict == "PASS"
-    assert any(note.startswith("drift: w") and "step 4" in note for note in found.notes)
 
 
 def test_the_worst_counts():
