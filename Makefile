@@ -7,7 +7,7 @@ ARGS ?=
 SWEEP ?= latest
 JOBS ?= 2
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run sweep compare ui server test test-faults bench docs lint clean
+.PHONY: help setup demo run sweep compare ui server test test-long test-faults bench docs lint clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -40,6 +40,9 @@ server: $(STAMP) ## A tracking server on loopback, artifacts served (tracking.ur
 
 test: $(STAMP) ## The whole test suite, in JOBS=2 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-long: $(STAMP) ## Three hundred right pairs, and every fault at more rates, precisions and steps (an hour)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m long tests/parity $(ARGS)
 
 test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray, MLflow in a browser (minutes)
 	$(BIN)/python -m pytest -m slow tests/faults tests/test_launchers.py tests/test_live.py tests/test_resume_command.py $(ARGS)

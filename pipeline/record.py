@@ -180,6 +180,7 @@ class Trace:
         self._rows: list[tuple[Any, Sequence[Any], Sequence[Any], Sequence[Any]]] = []
         self._scalars: list[Mapping[str, Any]] = []
         self.without_gradient: tuple[str, ...] = ()
+        self.lacking_since: dict[str, int] = {}
         self._ticks: list[float] = []
         self._parts: list[dict[str, np.ndarray]] = []
         self._steps = self._taken = self._written = 0
@@ -234,6 +235,12 @@ class Trace:
     def used(self, scalars: Mapping[str, Any]) -> None:
         """Keep the numbers that the update of the newest step was given, such as its rate."""
         self._scalars.append(scalars)
+
+    def lacks(self, names: Sequence[str]) -> None:
+        """Note which parameters were seen to have no gradient, from the newest step on."""
+        for name in names:
+            self.lacking_since.setdefault(name, self.updates)
+        self.without_gradient = tuple(names)
 
     def last_loss(self) -> float:
         """Return the newest loss; one that is not finite ends the run here.

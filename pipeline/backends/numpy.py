@@ -177,7 +177,8 @@ def train(
                 norm = np.sqrt(sum(np.square(g).sum() for g in gradients))
                 trace.keep(value, [norm])
             trace.used(program.used(scalars))
-        trace.without_gradient = tuple(n for i, n in enumerate(placed) if i in program.lacking)
+            if len(program.lacking) > len(trace.without_gradient):
+                trace.lacks([name for i, name in enumerate(placed) if i in program.lacking])
         if after(epoch, partial(_named, placed, slots, update.slots)):
             return
 

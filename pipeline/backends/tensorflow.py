@@ -278,7 +278,8 @@ def train(
             else:
                 trace.keep(value, _brief(gradients))
             trace.used(program.used(numbers))
-        trace.without_gradient = _names(placed, program.lacking)
+            if len(program.lacking) > len(trace.without_gradient):
+                trace.lacks(_names(placed, program.lacking))
         if after(epoch, partial(_named, placed, slots, update.slots)):
             return
 

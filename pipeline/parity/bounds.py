@@ -46,11 +46,14 @@ def usual_error(own: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Return ``min(max(E_k, S_k · median_j(E_j/S_j)), S_k)``: an own error on the right of a bound.
 
     At least its usual share of the size, because one number can be exact by luck; at most the size,
-    because an error beyond that says nothing (and an infinite one would excuse everything).
+    because an error beyond that says nothing (and an infinite one would excuse everything). What is
+    not finite is not known, and has the usual share; it is told at its own step.
     """
+    known = np.isfinite(own)
+    own = np.where(known, own, 0.0)
     share = np.zeros(own.shape[1:])
     for column in range(own.shape[1]):
-        there = size[:, column] > 0
+        there = (size[:, column] > 0) & np.isfinite(size[:, column]) & known[:, column]
         if there.any():
             share[column] = np.median(own[there, column] / size[there, column])
     usual: np.ndarray = np.minimum(np.maximum(own, share * size), size)
@@ -88,8 +91,10 @@ def precision_bound(own_other: np.ndarray, size: np.ndarray, *, n: int) -> np.nd
 def replay_bound(own: np.ndarray, size: np.ndarray, *, n: int, dtype: str) -> np.ndarray:
     """Return how far a record may be from its own step done again, in the run's precision.
 
-    ``R·E·eps/eps32 + C·(eps·S* + tiny)``: the rounding of threads or atomics, say.
+    ``R·E·eps/eps32 + C·(eps·S* + tiny)``: the rounding of threads or atomics, say. Where the other
+    side is not finite, its error and size count as 0: they say nothing about this side's record.
     """
+    own, size = (np.where(np.isfinite(values), values, 0.0) for values in (own, size))
     info = np.finfo(dtype)
     shrink = float(info.eps) / float(NARROW.eps)
     return roundings(n) * usual_error(own, size) * shrink + units(n) * (

@@ -204,11 +204,10 @@ def between_steps(pair: Compared, name: str, first: int) -> Excess | None:
         if found["kind"] != "state":
             continue
         quantity, step = Quantity(*found["quantity"]), int(found["step"])
-        inside = (
-            step >= 2
-            if name == "trajectory"
-            else (step == 1 and RUNG_OF.get(quantity.kind) == name)
-        )
+        belongs = RUNG_OF.get(quantity.kind, "evaluation")
+        if belongs != "evaluation" and step >= 2:
+            belongs = "trajectory"
+        inside = belongs == name
         if inside:
             suspect = Suspect("replay", side, side, quantity, step)
             ratio, far, bound = (float(found[word]) for word in ("ratio", "distance", "bound"))

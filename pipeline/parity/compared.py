@@ -95,14 +95,15 @@ class Compared:
 
     def unusable(self, quantity: Quantity) -> str:
         """Say why there is no evidence to judge a quantity by; nothing if there is."""
+        about = {} if self.evidence is None else self.evidence.about
+        for miss in about.get("replay", {}).values():
+            after_training = miss["quantity"][0] in ("prediction", "score")
+            concerned = quantity.kind in ("prediction", "score") or not after_training
+            if miss["kind"] != "state" and concerned:
+                return str(miss["text"])
         if self.evidence is None or not self._is_whole(self.evidence, quantity):
             return f"other bits, and no evidence{self._advice()}"
-        replay = self.evidence.about.get("replay", {})
-        whys = [
-            str(r["text"]) for r in replay.values()
-            if r["kind"] != "state" or r["quantity"][0] not in PHASES
-        ]  # fmt: skip
-        return whys[0] if whys else self._unexplained
+        return self._unexplained
 
     def _is_whole(self, evidence: Evidence, quantity: Quantity) -> bool:
         """Whether a quantity was measured from both sides' states at every step, and replayed."""
@@ -129,7 +130,7 @@ class Compared:
             if side in evidence.about.get("replay", {}) or side not in evidence.sources(quantity):
                 continue
             m = evidence.measured(quantity, side)
-            own = m.own_a if side == "a" else m.own_b
+            own = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
             bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=self.dtype)
             again = np.where(m.diverged[:, None], 0.0, evidence.arrays[key])
             if bounds.is_beyond(again, bound).any():

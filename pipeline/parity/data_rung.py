@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from pipeline.parity.compared import Compared
@@ -56,6 +58,9 @@ def _compare_batches(
             longer = step_a if len(step_a) > len(step_b) else step_b
             return _other_cuts(pair, one, other, n, int(longer[n]))
         return _abstain(f"the order of {len(step_a)} and {len(step_b)} batches was recorded")
+    dropped = _find_dropped(pair)
+    if dropped is not None:
+        return _fail(pair, "batches", dropped[0], dropped[1], "order")
     ended = explain_lengths(pair)
     if ended.startswith("!"):
         return _fail(pair, "steps", pair.steps, ended[1:], "steps")
@@ -85,14 +90,10 @@ def _other_cuts(
         epoch = int(min(o["epoch"][batch] for o in (one, other) if batch < len(o["epoch"])))
         counts = [int((order["epoch"] == epoch).sum()) for order in (one, other)]
         if counts[0] != counts[1]:
-            side = "b" if counts[0] > counts[1] else "a"
-            longer = one if side == "b" else other
-            rows = int(longer["lengths"][batch])
-            why = (
-                f"epoch {epoch} has {counts[0]} batches in {pair.label('a')} and {counts[1]} in "
-                f"{pair.label('b')}: {pair.label(side)} lacks the batch of {rows} samples at step "
-                f"{step}"
-            )
+            short = "b" if counts[0] > counts[1] else "a"
+            longer = one if short == "b" else other
+            by_side = dict(zip("ab", counts, strict=True))
+            why = _tell_dropped(pair, epoch, by_side, short, longer, batch, step)
     return _fail(pair, "batches", step, why, "order")
 
 
@@ -137,6 +138,39 @@ def _which(x: list[np.ndarray], y: list[np.ndarray]) -> str:
     shown = ", ".join(map(str, numbers[:4])) + (", …" if len(numbers) > 4 else "")
     some = "sample" if len(numbers) == 1 else "samples"
     return f": {some} {shown} of the batch, in {parts}"
+
+
+def _find_dropped(pair: Compared) -> tuple[int, str] | None:
+    """Return the step and the words of a batch that one side left out of the last common epoch."""
+    orders = {"a": pair.a.named("order"), "b": pair.b.named("order")}
+    if not all("epoch" in order for order in orders.values()):
+        return None
+    epoch = min(int(order["epoch"].max(initial=0)) for order in orders.values())
+    counts = {side: int((order["epoch"] == epoch).sum()) for side, order in orders.items()}
+    short = min(counts, key=lambda side: counts[side])
+    longer = "b" if short == "a" else "a"
+    record = pair.a if short == "a" else pair.b
+    if counts[short] == counts[longer] or record.about.get("status") != "FINISHED":
+        return None
+    batch = int(np.flatnonzero(orders[longer]["epoch"] == epoch)[counts[short]])
+    step = int(orders[longer]["step"][batch])
+    return step, _tell_dropped(pair, epoch, counts, short, orders[longer], batch, step)
+
+
+def _tell_dropped(
+    pair: Compared,
+    epoch: int,
+    counts: Mapping[str, int],
+    short: str,
+    order: Mapping[str, np.ndarray],
+    batch: int,
+    step: int,
+) -> str:
+    return (
+        f"epoch {epoch} has {counts['a']} batches in {pair.label('a')} and {counts['b']} in "
+        f"{pair.label('b')}: {pair.label(short)} lacks the batch of "
+        f"{int(order['lengths'][batch])} samples at step {step}"
+    )
 
 
 def explain_lengths(pair: Compared) -> str:

@@ -38,7 +38,8 @@ def judge_evaluation(pair: Compared) -> Judged:
     one, other = (record.arrays.get("prediction") for record in (pair.a, pair.b))
     if one is None and other is None and all(map(_has_diverged, (pair.a, pair.b))):
         why = "both runs diverged: there is nothing to evaluate"
-        return Judged(rung=Rung(name="evaluation", verdict="PASS", by="bits", why=why))
+        rung = Rung(name="evaluation", verdict="PASS", by="bits", why=why)
+        return with_accepted(Judged(rung=rung), accepted)
     if one is None or other is None:
         return Judged(
             rung=Rung(name="evaluation", verdict="ABSTAIN", why="a run was not evaluated")
@@ -100,6 +101,9 @@ def _have_other_curves(pair: Compared) -> bool:
 
 def check_choice(record: RunRecord) -> str:
     """Say in what a run's best weights or its end do not follow from its own validation curve."""
+    moved = _find_moved_end(record)
+    if moved:
+        return moved
     steps, best = record.arrays.get("val/step"), record.about.get("best")
     if steps is None or not len(steps):
         return ""
@@ -132,6 +136,17 @@ def check_choice(record: RunRecord) -> str:
         there = int(best["step"])
         return f"its best weights are those of step {there}; by its curve step {step} was best"
     return _check_best_weights(record, step)
+
+
+def _find_moved_end(record: RunRecord) -> str:
+    """Say which parameter the last update did not leave as it is at the end of the run."""
+    if record.about.get("status") != "FINISHED":
+        return ""
+    rows, last = record.named("param"), record.named("last")
+    for name, values in last.items():
+        if name in rows and not are_same_bits(rows[name][-1], values):
+            return f"{name} changed after the last update"
+    return ""
 
 
 def _check_best_weights(record: RunRecord, step: int) -> str:

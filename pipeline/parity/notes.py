@@ -14,7 +14,7 @@ from pipeline.record import RunRecord
 
 def list_notes(pair: Compared) -> list[str]:
     """Return the notes at the top of a ladder, the most important first."""
-    notes = list_machine_differences(pair)
+    notes = list_machine_differences(pair) + _tell_lost_gradients(pair)
     if pair.evidence is None:
         return notes + _tell_not_finite(pair)
     return notes + _tell_leaks(pair) + _tell_coarse(pair) + _tell_diverged(pair)
@@ -82,6 +82,16 @@ def tell_speed(pair: Compared) -> str:
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _tell_lost_gradients(pair: Compared) -> list[str]:
+    """Tell which parameters lost their gradient after the first step."""
+    return [
+        f"{name} has no gradient in {pair.label(side)} from step {step} on, at some steps at least"
+        for side, record in (("a", pair.a), ("b", pair.b))
+        for name, step in record.about.get("lacking_since", {}).items()
+        if step > 1
+    ]
 
 
 def _tell_leaks(pair: Compared) -> list[str]:

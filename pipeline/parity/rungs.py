@@ -21,6 +21,7 @@ from pipeline.parity.judged import Judged, accept_or_fail, describe_tolerance, w
 from pipeline.parity.places import describe_place, find_ratio
 from pipeline.parity.quantity import PHASES, Quantity, list_some
 from pipeline.parity.verdict import Finding, Rung
+from pipeline.record import RunRecord
 
 Judge = Callable[[Compared], Judged]
 
@@ -99,7 +100,7 @@ def judge_loss(pair: Compared) -> Judged:
 
 def judge_gradients(pair: Compared) -> Judged:
     """Compare every gradient of step 1, before clipping and decay."""
-    lacking = [record.about.get("without_gradient", []) for record in (pair.a, pair.b)]
+    lacking = [_lacking_at_first(record) for record in (pair.a, pair.b)]
     notes: tuple[str, ...] = ()
     accepted: list[Judged] = []
     if lacking[0] == lacking[1] and lacking[0]:
@@ -124,6 +125,12 @@ def judge_gradients(pair: Compared) -> Judged:
     judged = with_accepted(judge_quantities(pair, "gradients", rows, first=1), accepted)
     judged = dataclasses.replace(judged, notes=(*notes, *judged.notes))
     return abstain_if_lonely(pair, judged, "gradient")
+
+
+def _lacking_at_first(record: RunRecord) -> list[str]:
+    """Return the parameters without a gradient at step 1; those of later steps are measured."""
+    since = record.about.get("lacking_since", {})
+    return [n for n in record.about.get("without_gradient", []) if since.get(n, 1) == 1]
 
 
 def judge_update(pair: Compared) -> Judged:

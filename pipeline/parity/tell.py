@@ -115,6 +115,9 @@ def tell_excess(pair: Compared, excess: Excess) -> str:
     times = "infinitely many" if excess.ratio == float("inf") else f"{excess.ratio:.3g}"
     if test == "finite":
         return "NaN or infinity on one side only, from equal states"
+    if test == "replay" and quantity.kind in ("prediction", "score"):
+        miss = {} if pair.evidence is None else pair.evidence.about["replay"][side]
+        return str(miss.get("text", ""))
     if test == "replay":
         return (
             f"from {pair.label(side)}'s own recorded state of step {step} the update gives another "

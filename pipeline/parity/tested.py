@@ -96,7 +96,7 @@ def _replayed(
     if apart is None or side not in evidence.sources(quantity):
         return None
     m = evidence.measured(quantity, side)
-    own = m.own_a if side == "a" else m.own_b
+    own = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
     bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=pair.dtype)
     return _tested(
         "replay", side, apart, bound, ~m.diverged[:, None], source=side, quantity=quantity,
@@ -221,7 +221,7 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
 
     A float64 step in which operations of one side see a narrower type than those of the other is
     coarse by that type: its difference is at most C·eps of that type. Of a parameter that is
-    relative to its update alone, ``‖Δw‖``: a wrong small update is small beside its weights.
+    relative to the larger update alone, ``‖Δw‖``: a wrong small update is small beside its weights.
     """
     assert pair.evidence is not None
     types = pair.evidence.about.get("types", {})
@@ -233,7 +233,8 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
         if not vectors:  # what is not known yet is not explained
             return False
         one, other, start = (vectors[name] for name in ("a64", "b64", "start"))
-        far = relative(float(np.linalg.norm(one - other)), float(np.linalg.norm(one - start)))
+        update = max(float(np.linalg.norm(one - start)), float(np.linalg.norm(other - start)))
+        far = relative(float(np.linalg.norm(one - other)), update)
     return far <= bounds.units(1) * max(seen)
 
 

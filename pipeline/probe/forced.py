@@ -183,10 +183,10 @@ def measure_rows(
         apart = distance.norms(wide["a"] - wide["b"])
         free = apart if native == WIDE else distance.norms(narrow["a"] - narrow["b"])
         if begin is None:
-            size = np.maximum(distance.norms(wide["a"]), distance.norms(wide["b"]))
+            size = _larger(distance.norms(wide["a"]), distance.norms(wide["b"]))
         else:
             before = begin.astype(np.float64)
-            size = distance.norms(before) + np.maximum(
+            size = distance.norms(before) + _larger(
                 distance.norms(wide["a"] - before), distance.norms(wide["b"] - before)
             )
     quiet = diverged[:, None]
@@ -199,6 +199,12 @@ def measure_rows(
         "lonely": lonely,
         "diverged": diverged,
     }
+
+
+def _larger(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the larger of two norms; of one that is not finite, the other."""
+    larger: np.ndarray = np.maximum(*(np.where(np.isfinite(n), n, 0.0) for n in (one, other)))
+    return larger
 
 
 def _not_finite(

@@ -15,6 +15,7 @@ from pipeline.parity.evidence import METHOD, Evidence
 from pipeline.probe.forced import measure_forward, measure_steps
 from pipeline.probe.predictions import measure_predictions
 from pipeline.probe.reference import check_gradients, compare_precisions, measure_reference
+from pipeline.probe.replay import note_draws
 from pipeline.probe.side import Side
 from pipeline.record import RunRecord
 
@@ -79,6 +80,8 @@ def measure_pair(
             }
         )
     )
+    if note_draws(sides, evidence):
+        return evidence
     steps = min(side.record.steps for side in sides.values())
     say("each step from equal states, in both precisions")
     measure_steps(sides, evidence, steps=steps)

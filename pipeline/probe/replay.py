@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from pipeline.backends.base import Arrays
 from pipeline.parity import bounds, distance
 from pipeline.parity.evidence import Evidence
 from pipeline.parity.quantity import PHASES, Quantity, parse_key
@@ -47,7 +47,7 @@ def find_first_miss(side: Side, evidence: Evidence, name: str) -> dict[str, Any]
             continue
         quantity = parse_key(key.removeprefix(f"replay/{name}/"))
         m = evidence.measured(quantity, name)
-        own = m.own_a if name == "a" else m.own_b
+        own = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
         bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=side.dtype)
         beyond = bounds.is_beyond(np.where(m.diverged[:, None], 0.0, apart), bound)
         if not beyond.any():
@@ -87,15 +87,15 @@ def _explain(
     if quantity.kind in PHASES:
         draws = find_draws(side, step)
         if draws is not None:
-            text = (
-                f"{label} does not repeat itself: step {step} made twice gives two results "
-                f"({where}); {draws}"
-            )
-            return miss | {"kind": "draws", "text": text}
+            return miss | {"kind": "draws", "text": _tell_draws(side, step, draws)}
         again = rerun(name)
         if _gives_record(side, evidence, again, name, quantity, step):
             text = f"something besides the update changes the state of {label} before step {step}"
             return miss | {"kind": "state", "text": text}
+    elif quantity.kind in ("prediction", "score"):
+        text = _tell_other_weights(side, quantity, rerun(name))
+        if text:
+            return miss | {"kind": "state", "text": f"{label}: {text}"}
     text = (
         f"{label} does not come out again as it was recorded ({where}): other code, another "
         "machine, or a changed record"
@@ -103,26 +103,66 @@ def _explain(
     return miss | {"kind": "stale", "text": text}
 
 
-def find_draws(side: Side, step: int) -> str | None:
-    """Say which operations of a step draw from a generator; None if it repeats itself.
+def _tell_other_weights(side: Side, quantity: Quantity, again: RunRecord) -> str:
+    """Say that a run was scored with other weights than it says, if that is so."""
+    if quantity.kind == "score":
+        key = f"val/{quantity.name}"
+        same = np.array_equal(side.record.arrays[key], again.arrays.get(key, ()), equal_nan=True)
+        return f"{key} is not that of the weights after its steps" if same else ""
+    train = side.job.settings.train
+    for kind in ("last", "best"):
+        values = side.record.named(kind)
+        if kind == train.weights or not values:
+            continue
+        outputs = side.predict(side.dtype, values, split="test")
+        if np.array_equal(outputs, side.record.arrays["prediction"], equal_nan=True):
+            return f"its predictions are those of its {kind} weights, not of its {train.weights}"
+    return ""
 
-    The step is made twice by one and the same program, and by a fresh one.
+
+def note_draws(sides: Mapping[str, Side], evidence: Evidence) -> bool:
+    """Note in ``about["replay"]`` which side does not repeat itself; whether there is one.
+
+    Asked before anything is measured, at the first and the last step: the own error of a side that
+    draws is the draw itself, and would excuse everything.
+    """
+    for name, side in sides.items():
+        for step in dict.fromkeys((1, side.record.steps)):
+            draws = find_draws(side, step)
+            if draws is not None:
+                miss = {"quantity": ["loss", "loss"], "step": step, "ratio": np.inf}
+                text = _tell_draws(side, step, draws)
+                evidence.about["replay"] |= {name: miss | {"kind": "draws", "text": text}}
+                break
+    return bool(evidence.about["replay"])
+
+
+def _tell_draws(side: Side, step: int, draws: str) -> str:
+    label = side.record.label()
+    return (
+        f"{label} does not repeat itself: step {step} made twice gives two results; it draws by "
+        f"{draws}"
+    )
+
+
+def find_draws(side: Side, step: int) -> str | None:
+    """Name the operations by which a step draws; None if it repeats itself, or draws nothing.
+
+    Made twice by one program, which goes on with its generators as the loop does.
     """
     start = side.start(step)
-    stepper = side.stepper(side.dtype)
-    one = stepper(start)
-    other = side.stepper(side.dtype)(start)
+    stepper = side.stepper(side.dtype, eager=True)
+    results: list[Arrays] = []
+    draws = side.backend.observe(lambda: results.append(stepper(start))).draws
+    if not draws:
+        return None
+    one, other = results[0], stepper(start)
     bound = 30 * float(np.finfo(side.dtype).eps)
     for key, values in one.items():
         gap = distance.norms((values.astype(np.float64) - other[key])[None])[0, 0]
         size = distance.norms(values[None])[0, 0]
-        if key.startswith("scalar/") or gap <= bound * size:
-            continue
-        eager = side.stepper(side.dtype, eager=True)
-        draws = side.backend.observe(partial(eager, start)).draws
-        if draws:
-            return f"it draws by {', '.join(sorted(draws))}"
-        return "it keeps something from one step to the next, or its operations have no fixed order"
+        if not key.startswith("scalar/") and not gap <= bound * size:
+            return ", ".join(sorted(draws))
     return None
 
 
@@ -134,7 +174,7 @@ def _gives_record(
     if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]):
         return False
     m = evidence.measured(quantity, name)
-    own = m.own_a if name == "a" else m.own_b
+    own = np.minimum(m.own_a, m.own_b)
     bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=side.dtype)[:step]
     one, other = (np.asarray(each, np.float64) for each in rows)
     with np.errstate(invalid="ignore"):

@@ -19,7 +19,7 @@ from pipeline.data.batches import Batches, Seen, StreamedBatches
 from pipeline.jobs.job import Job
 from pipeline.jobs.resolve import resolve_recorded
 from pipeline.models import Twin
-from pipeline.record import RunRecord, Trace
+from pipeline.record import NonFiniteLossError, RunRecord, Trace
 
 
 class Side:
@@ -180,11 +180,13 @@ class Side:
         updates = -(-samples.count // samples.group)
         with self.room() as folder:
             trace = Trace(rates=self.rates, full=True, folder=folder)
-            self.backend.train(
-                model, self.twin, batches=samples, epochs=-(-wanted // updates), trace=trace,
-                seen=Seen(fixed=samples.fixed), after=lambda epoch, slots: trace.updates >= wanted,
-                masks=self.job.masks, resume=None, **self.job.step_arguments(),
-            )  # fmt: skip
+            with contextlib.suppress(NonFiniteLossError):
+                self.backend.train(
+                    model, self.twin, batches=samples, epochs=-(-wanted // updates), trace=trace,
+                    seen=Seen(fixed=samples.fixed), masks=self.job.masks, resume=None,
+                    after=lambda epoch, slots: trace.updates >= wanted,
+                    **self.job.step_arguments(),
+                )  # fmt: skip
             arrays = trace.collect(first)
         arrays |= {f"last/{k}": v for k, v in self.backend.read(model, self.twin).items()}
         return RunRecord(about=self.record.about, arrays=arrays)

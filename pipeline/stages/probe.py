@@ -20,7 +20,7 @@ from pipeline.probe.measure import measure_pair, open_sides
 from pipeline.probe.opinion import give_opinions, observe_types
 from pipeline.probe.replay import explain_replays
 from pipeline.probe.side import Side
-from pipeline.record import RunRecord
+from pipeline.record import NonFiniteLossError, RunRecord
 from pipeline.stages.coarse import list_coarse
 from pipeline.stages.train import train
 
@@ -41,6 +41,8 @@ def probe_pair(
     """Measure everything that a verdict on a pair needs; see `pipeline.probe.measure`."""
     sides = open_sides(a, b, twins=twins, scratch=scratch)
     evidence = measure_pair(sides, prove=prove, gradcheck=gradcheck, say=say)
+    if evidence.about["replay"]:  # a side that draws cannot be judged
+        return evidence
     explain_replays(sides, evidence, lambda name: rerun_freely(sides[name]))
     for number in range(_ROUNDS):
         ladder = judge_probed(a, b, evidence)
@@ -62,7 +64,7 @@ def rerun_freely(side: Side) -> RunRecord:
     """Train a side once more as its run did, with the stage's own loop around the backend's."""
     job, train_settings = side.job, side.job.settings.train
     record = RunRecord(about={"config": side.record.config})
-    with side.room() as folder:
+    with side.room() as folder, contextlib.suppress(NonFiniteLossError):  # as the run did
         train(
             record, backend=side.backend, model=side.build(side.dtype), twin=side.twin,
             batches=job.batches, dataset=job.dataset, epochs=train_settings.epochs,

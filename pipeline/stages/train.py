@@ -161,6 +161,7 @@ def train(
         record.arrays |= seen.arrays(record.steps)
         if trace.without_gradient:
             record.about["without_gradient"] = list(trace.without_gradient)
+            record.about["lacking_since"] = dict(trace.lacking_since)
         kinds: dict[str, Mapping[str, Any]]
         kinds = {"first": first, "last": last, "best": best, "val": curves, "check": checks}
         for kind, values in kinds.items():

@@ -212,7 +212,7 @@ def test_what_is_written_is_read_again(tools, backend, model, dtype):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_scaled_results_are_multiplied_element_by_element(tools, backend):
     """In the result's own precision: a factor that float32 does not have is 1 there."""
-    side, built, _ = tools.build(backend, "dense", values=VALUES, inputs=(3,), outputs=2,
+    side, _, _ = tools.build(backend, "dense", values=VALUES, inputs=(3,), outputs=2,
                                  dtype="float32")  # fmt: skip
     own = {"torch": "from_numpy", "tensorflow": "constant"}
     make = getattr(__import__(backend), own.get(backend, "asarray"))

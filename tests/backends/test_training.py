@@ -17,6 +17,7 @@ BACKENDS = backends.names()
 LINES = ["linear", "dense"]  # the models that are x·w + b
 BITS = ["float64", "float32"]
 LOOPS = [(b, loop) for b in BACKENDS for loop in backends.traits(b)["LOOPS"]]
+KERAS = ("tensorflow", "native")  # an optimizer that keeps its rate in the precision of the model
 COMPILED = [
     (b, loop, xla)
     for b, loop in LOOPS
@@ -279,13 +280,15 @@ def test_rows_and_precision(tools, backend, loop, model, dtype):
     x, y, rates = samples["x_train"], samples["y_train"], np.full(6, 1e-2)
     run = tools.train(backend, model, x=x, y=y, values=values_of(model), rates=rates, dtype=dtype,
                       loop=loop)  # fmt: skip
-    wide = {"lr", "seconds", "grad_norm"}
+    wide = {"lr", "seconds", "grad_norm", "scalar/lr"}
     for key, array in run.arrays.items():
         assert array.dtype == (np.float64 if key in wide else dtype), key
         assert len(array) == 6 + key.startswith("param/"), key
     for name, value in values_of(model).items():
         np.testing.assert_array_equal(run.arrays[f"param/{name}"][0], value.astype(dtype))
     np.testing.assert_array_equal(run.arrays["lr"], rates)
+    used = rates.astype(dtype) if loop == "fit" or (backend, loop) == KERAS else rates
+    np.testing.assert_array_equal(run.arrays["scalar/lr"], used)
     assert np.all(run.arrays["seconds"] > 0)
     x, y = x.astype(dtype).astype(float), y.astype(dtype).astype(float)
     before = tools.columns(run.arrays)[:-1].astype(float)
@@ -324,7 +327,7 @@ def test_scalars_are_those_of_the_full_trace(tools, backend):
     full, _ = article(tools, backend, "dense", rates=np.full(30, 1e-3), log_every=10)
     scalars, _ = article(tools, backend, "dense", rates=np.full(30, 1e-3), full=False, log_every=10)
     assert full.reports == scalars.reports == [10, 20, 30]
-    assert set(scalars.arrays) == {"loss", "lr", "grad_norm", "seconds"}
+    assert set(scalars.arrays) == {"loss", "lr", "grad_norm", "seconds", "scalar/lr"}
     np.testing.assert_array_equal(scalars.arrays["loss"], full.arrays["loss"])
     norms = np.sqrt((tools.columns(full.arrays, "grad") ** 2).sum(axis=1)).astype(float)
     for run in (full, scalars):

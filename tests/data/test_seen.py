@@ -178,8 +178,8 @@ def test_cut_gives_the_batches_of_the_loop_and_their_shares(tools, backend, grou
     wanted = updates(source, 2, group)
     shares = batches.cuts(20, size=8, group=group)[1]
     assert [len(parts) for parts in found] == [len(parts) for parts in wanted]
-    flat = [part for parts in found for part in parts]
-    for (x, y, share), (a, b, _), true in zip(flat, sum(wanted, []), shares, strict=True):
+    one, other = ([part for parts in cut for part in parts] for cut in (found, wanted))
+    for (x, y, share), (a, b, _), true in zip(one, other, shares, strict=True):
         np.testing.assert_array_equal(x, a.astype(np.float32))
         np.testing.assert_array_equal(y, b.astype(np.float32))
         assert share == true

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hand
 import numpy as np
 import pytest
-from hand import GRAD_B, GRAD_W, LOSS, B, W
+from hand import GRAD_B, GRAD_W, HIDDEN, LOSS, SLOT_W, TEST, B, W
 
 from pipeline.parity.ladder import judge
 
@@ -23,9 +23,30 @@ def test_a_difference_may_be_accepted_by_rung_or_quantity(name):
     ladder = beyond((W, 1), accept={name: "known"})
     rung = ladder.rung("update")
     assert (ladder.verdict, rung.by, rung.why) == ("PASS", "accepted", f"accepted: {name} (known)")
-    assert [(each.name, each.reason, each.rungs) for each in ladder.accepted] == [(name, "known", ("update",))]
+    assert [(each.name, each.reason, each.rungs) for each in ladder.accepted] == [
+        (name, "known", ("update",))
+    ]
     assert ladder.sentence().startswith(f"PASS with 1 accepted difference: {name} (known). ")
     assert ladder.suspects == ()
+
+
+@pytest.mark.parametrize(
+    ("quantity", "step", "names"),
+    [
+        (W, 4, ("trajectory", "update", "parameter", "parameter/w", "w")),
+        (GRAD_W, 4, ("trajectory", "gradients", "gradient", "gradient/w", "w")),
+        (TEST, 1, ("evaluation", "prediction", "prediction/prediction")),
+        (HIDDEN, 1, ("forward", "activation", "activation/hidden", "hidden")),
+        (LOSS, 1, ("loss", "loss/loss")),
+        (SLOT_W, 1, ("update", "slot", "slot/v/w", "v/w", "w (slot v)")),
+    ],
+)
+def test_every_name_of_a_difference_accepts_it_and_no_other_does(quantity, step, names):
+    for name in names:
+        assert beyond((quantity, step), accept={name: "known"}).verdict == "PASS"
+    others = {"trajectory", "evaluation", "forward", "gradient/b", "rate", "data", "init", "best"}
+    ladder = beyond((quantity, step), accept=dict.fromkeys(others - {*names}, "known"))
+    assert ladder.verdict == "FAIL"
 
 
 def test_two_accepted_differences_are_counted():
@@ -160,7 +181,7 @@ def test_a_difference_that_types_explain_does_not_hide_a_later_one_that_they_do_
     a, b = hand.other_bits()
     found = hand.evidence(a, b)
     found.about["types"] = {"a": ["float32", "float64"], "b": ["float64"]}
-    hand.put(found, "apart", GRAD_W, 3, 9 * hand.EPS32)
+    hand.put(found, "apart", GRAD_W, 3, 7 * hand.EPS32)
     assert judge(a, b, evidence=found, precision="note").verdict == "PASS"
     hand.put(found, "apart", GRAD_W, 5, 0.5)
     ladder = judge(a, b, evidence=found, precision="note")
@@ -173,7 +194,9 @@ def test_a_difference_that_types_explain_does_not_hide_a_later_one_that_they_do_
 def test_a_documented_coarse_formula_is_a_note_on_its_side_alone(coarse, verdict):
     ladder = coarse_loss(coarse=coarse)
     assert ladder.verdict == verdict
-    known = [note for note in ladder.notes if note.startswith("known to be coarse: loss in tensorflow")]
+    known = [
+        note for note in ladder.notes if note.startswith("known to be coarse: loss in tensorflow")
+    ]
     assert len(known) == (verdict == "PASS")
 
 

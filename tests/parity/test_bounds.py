@@ -68,7 +68,11 @@ def test_precision_from_both_sides_of_its_bound(place, side, norm):
         assert ladder.verdict == verdict
         if verdict == "FAIL":
             finding = ladder.finding
-            assert (finding.kind, finding.rung, finding.tensor) == ("precision", rung, quantity.label)
+            assert (finding.kind, finding.rung, finding.tensor) == (
+                "precision",
+                rung,
+                quantity.label,
+            )
             (suspect,) = ladder.suspects
             assert (suspect.test, suspect.side, suspect.source) == ("precision", side, "a")
             name = "torch" if side == "a" else "tensorflow"
@@ -147,7 +151,9 @@ def test_long_sums_may_round_further():
 def test_terms_of_a_step_are_not_those_of_a_sample():
     a, b = hand.other_bits()
     for quantity, verdicts in ((hand.W, ("PASS", "FAIL")), (hand.TEST, ("FAIL", "PASS"))):
-        for n, verdict in zip(({"step": 10**6, "sample": 1}, {"step": 1, "sample": 10**6}), verdicts, strict=True):
+        for n, verdict in zip(
+            ({"step": 10**6, "sample": 1}, {"step": 1, "sample": 10**6}), verdicts, strict=True
+        ):
             found = hand.evidence(a, b)
             found.about["terms"] = n
             hand.put(found, "apart", quantity, 4, 20 * hand.R * hand.OWN * SHRINK)

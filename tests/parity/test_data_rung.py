@@ -35,7 +35,11 @@ def test_other_samples_or_splits_fail_first():
     a, b = hand.pair()
     b.about["data"] = b.about["data"] | {"digest": "e"}
     assert finding(a, b).detail == "other samples or splits"
-    assert judge(a, b).sentence().startswith("The two did not see the same data: data: data; other samples")
+    assert (
+        judge(a, b)
+        .sentence()
+        .startswith("The two did not see the same data: data: data; other samples")
+    )
 
 
 def test_the_sample_that_differs_is_named_and_whether_in_x_or_y():
@@ -51,10 +55,18 @@ def test_the_sample_that_differs_is_named_and_whether_in_x_or_y():
     def in_all(x, y):
         x += 1
 
-    assert finding(*batches(in_x)).detail == "the batch of step 2 holds other samples: sample 3 of the batch, in x"
-    assert finding(*batches(in_y)).detail == "the batch of step 6 holds other samples: sample 0 of the batch, in y"
+    assert (
+        finding(*batches(in_x)).detail
+        == "the batch of step 2 holds other samples: sample 3 of the batch, in x"
+    )
+    assert (
+        finding(*batches(in_y)).detail
+        == "the batch of step 6 holds other samples: sample 0 of the batch, in y"
+    )
     assert finding(*batches(in_both)).detail.endswith("samples 1, 3 of the batch, in x and y")
-    assert finding(*batches(in_all, sizes=(6, 2, 2))).detail.endswith("samples 0, 1, 2, 3, … of the batch, in x")
+    assert finding(*batches(in_all, sizes=(6, 2, 2))).detail.endswith(
+        "samples 0, 1, 2, 3, … of the batch, in x"
+    )
     assert finding(*batches(in_x)).step == 2
 
 
@@ -76,7 +88,9 @@ def test_the_same_samples_in_another_order():
             array[[4, 5]] = array[[5, 4]]
 
     found = finding(*batches(turned))
-    assert found.detail.startswith("the batch of step 2 holds the same, in another order: samples 0, 1")
+    assert found.detail.startswith(
+        "the batch of step 2 holds the same, in another order: samples 0, 1"
+    )
 
 
 def test_a_dropped_last_batch_is_told_with_both_counts():
@@ -85,7 +99,9 @@ def test_a_dropped_last_batch_is_told_with_both_counts():
                             "batch of 2 samples at step 3")  # fmt: skip
     assert found.step == 3
     a, b = batches(sizes=(4, 4, 2), other_sizes=(4, 4))
-    assert finding(b, a).detail.startswith("epoch 1 has 2 batches in tensorflow and 3 in torch: tensorflow")
+    assert finding(b, a).detail.startswith(
+        "epoch 1 has 2 batches in tensorflow and 3 in torch: tensorflow"
+    )
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -95,17 +111,35 @@ def test_a_dropped_last_batch_inside_an_accumulated_update(turned):
     for side in (a, b):
         hand.with_batches(side, (4, 2), group=2, epochs=hand.STEPS)
         side.about["config"]["optimizer"]["accumulate"] = 2
-    rows = {"lengths": 1, "samples": 1, "sequence": 1, "x": 1, "step": 1, "epoch": 1, "x_rows": 2, "y_rows": 2}
+    rows = {
+        "lengths": 1,
+        "samples": 1,
+        "sequence": 1,
+        "x": 1,
+        "step": 1,
+        "epoch": 1,
+        "x_rows": 2,
+        "y_rows": 2,
+    }
     for name, fewer in rows.items():
         b.arrays[f"order/{name}"] = b.arrays[f"order/{name}"][:-fewer]
     found = finding(b, a) if turned else finding(a, b)
-    counts = "1 batches in tensorflow and 2 in torch" if turned else "2 batches in torch and 1 in tensorflow"
-    assert found.detail == f"epoch 6 has {counts}: tensorflow lacks the batch of 2 samples at step 6"
+    counts = (
+        "1 batches in tensorflow and 2 in torch"
+        if turned
+        else "2 batches in torch and 1 in tensorflow"
+    )
+    assert (
+        found.detail == f"epoch 6 has {counts}: tensorflow lacks the batch of 2 samples at step 6"
+    )
 
 
 def test_batches_that_are_cut_otherwise():
     found = finding(*batches(sizes=(4, 4, 2), other_sizes=(4, 2, 4)))
-    assert (found.step, found.detail) == (2, "the batch of step 2 holds other samples: 4 and 2 samples")
+    assert (found.step, found.detail) == (
+        2,
+        "the batch of step 2 holds other samples: 4 and 2 samples",
+    )
 
 
 def test_another_epoch_is_another_order():

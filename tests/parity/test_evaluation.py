@@ -28,7 +28,9 @@ def test_a_choice_that_follows_from_its_own_curve_passes():
         assert judge(a, b).verdict == "PASS"
 
 
-@pytest.mark.parametrize(("curve", "best", "right"), [([0.5, 0.25], 3, 6), ([0.25, 0.5], 6, 3), ([0.5, 0.5], 6, 3)])
+@pytest.mark.parametrize(
+    ("curve", "best", "right"), [([0.5, 0.25], 3, 6), ([0.25, 0.5], 6, 3), ([0.5, 0.5], 6, 3)]
+)
 def test_best_weights_that_do_not_follow_from_the_curve_fail(curve, best, right):
     ladder = chosen(curve, best=best)
     assert (ladder.verdict, ladder.kind, ladder.finding.rung) == ("FAIL", "state", "evaluation")
@@ -127,7 +129,11 @@ def test_predictions_for_the_validation_set_are_judged_at_each_scored_epoch(row,
     assert (ladder.verdict, ladder.rung("evaluation").by) == ("PASS", "rounding")
     found.arrays[f"apart/b/{VALIDATION.key}"][row, norm] = 1e-3
     ladder = judge(a, b, evidence=found)
-    assert (ladder.kind, ladder.finding.rung, ladder.finding.tensor) == ("meaning", "evaluation", "validation")
+    assert (ladder.kind, ladder.finding.rung, ladder.finding.tensor) == (
+        "meaning",
+        "evaluation",
+        "validation",
+    )
     assert [s.step for s in ladder.suspects] == [(3, 6)[row]]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import faults as f
 import pytest
-from faults import ANY, HIDDEN, MLP, NORM, VALUES, Fault
+import wrongs
+from faults import HIDDEN, MLP, VALUES, Fault
+from wrongs import ANY
 
 pytest.importorskip("torch")
 pytest.importorskip("tensorflow")
@@ -17,7 +19,7 @@ GRADIENT = (*HIDDEN,)
 
 
 def narrowed(narrow, *, of=("float32",), where=lambda i: True):
-    return lambda side, i, g: f.as_type(side, g, narrow, of=of) if where(i) else g
+    return lambda side, i, g: wrongs.as_type(side, g, narrow, of=of) if where(i) else g
 
 
 def one_element(narrow):
@@ -26,14 +28,14 @@ def one_element(narrow):
     def change(side, i, g):
         if i != 0:
             return g
-        coarse = f.as_type(side, g, narrow)
+        coarse = wrongs.as_type(side, g, narrow)
         if side.name == "torch":
             g = g.clone()
-            g[7, 40] = coarse[7, 40]
+            g[7, 28] = coarse[7, 28]
             return g
         import tensorflow as tf
 
-        return tf.tensor_scatter_nd_update(g, [[40, 7]], [coarse[40, 7]])
+        return tf.tensor_scatter_nd_update(g, [[28, 7]], [coarse[28, 7]])
 
     return change
 
@@ -46,10 +48,10 @@ def running_sum(narrow, *, of=("float32",)):
             each = ops.square(p - t)
             total = each[0, 0] * 0
             for n in range(len(each)):
-                total = f.as_type(side, total + each[n, 0], narrow, of=of)
+                total = wrongs.as_type(side, total + each[n, 0], narrow, of=of)
             return total / len(each)
 
-        f.loss(mse=mse)(side)
+        wrongs.loss(mse=mse)(side)
 
     return mutate
 
@@ -59,44 +61,29 @@ def mean_in(narrow, *, of=ANY):
 
     def mutate(side):
         def mse(p, t, *, ops):
-            return ops.mean(ops.square(f.as_type(side, p - t, narrow, of=of)))
+            return ops.mean(ops.square(wrongs.as_type(side, p - t, narrow, of=of)))
 
-        f.loss(mse=mse)(side)
+        wrongs.loss(mse=mse)(side)
 
     return mutate
 
 
 def activation_in(narrow, *, of=ANY):
-    return f.activation(
-        "tanh", lambda side, right: lambda x: f.as_type(side, right(x), narrow, of=of)
+    return wrongs.activation(
+        "tanh", lambda side, right: lambda x: wrongs.as_type(side, right(x), narrow, of=of)
     )
 
 
-def rule_in(narrow, *, of=("float32",), when=f.always):
+def rule_in(narrow, *, of=("float32",), when=wrongs.always):
     def mutate(side):
         def wrong(right, w, g, slots, *, k, **numbers):
-            return right(w, f.as_type(side, g, narrow, of=of) if when(k) else g, slots, **numbers)
+            return right(
+                w, wrongs.as_type(side, g, narrow, of=of) if when(k) else g, slots, **numbers
+            )
 
-        f.rule(wrong)(side)
+        wrongs.rule(wrong)(side)
 
     return mutate
-
-
-def cancelling(side):
-    """The variance as mean of squares minus square of mean, of numbers that are large."""
-
-    def layer(x):
-        shifted = x + 300.0
-        mean = shifted.mean(-1, keepdim=True) if side.name == "torch" else _mean(shifted)
-        return shifted - mean
-
-    return layer
-
-
-def _mean(x):
-    import tensorflow as tf
-
-    return tf.reduce_mean(x, axis=-1, keepdims=True)
 
 
 def precision(overrides, mutate, rung, tensors, step=1, **more):
@@ -110,15 +97,15 @@ SLOTS = tuple(f"{n} (slot {s})" for n in HIDDEN for s in "mv")
 
 FAULTS = {
     "products in bfloat16": precision(
-        MLP, f.products("bfloat16"), "forward", LAYERS[1:], runs=(f.SHORT_32, f.MIDDLE_32)),
+        MLP, wrongs.products("bfloat16"), "forward", LAYERS[1:], runs=(f.SHORT_32, f.MIDDLE_32)),
     "products in TF32": precision(
-        TANH, f.products("tf32"), "forward", LAYERS[1:], runs=(f.SHORT_32, f.MIDDLE_32)),
+        TANH, wrongs.products("tf32"), "forward", LAYERS[1:], runs=(f.SHORT_32, f.MIDDLE_32)),
     "products in TF32, in TensorFlow": precision(
-        TANH, f.products("tf32"), "forward", LAYERS[1:], side="tensorflow"),
+        TANH, wrongs.products("tf32"), "forward", LAYERS[1:], side="tensorflow"),
     "products in float16 whatever the precision": precision(
-        MLP, f.products("float16", of=ANY), "forward", LAYERS[1:], runs=(f.SHORT_32, f.SHORT_64, f.MIDDLE_64)),
+        MLP, wrongs.products("float16", of=ANY), "forward", LAYERS[1:], runs=(f.SHORT_32, f.SHORT_64, f.MIDDLE_64)),
     "products in bfloat16 whatever the precision, in TensorFlow": precision(
-        MLP, f.products("bfloat16", of=ANY), "forward", LAYERS[1:], side="tensorflow",
+        MLP, wrongs.products("bfloat16", of=ANY), "forward", LAYERS[1:], side="tensorflow",
         runs=(f.SHORT_32, f.SHORT_64)),
     "an activation in float32 whatever the precision": precision(
         TANH, activation_in("float32"), "forward", ("activation1",), runs=(f.SHORT_32, f.SHORT_64)),
@@ -134,26 +121,26 @@ FAULTS = {
     "errors of a loss in bfloat16 whatever the precision": precision(
         MSE, mean_in("bfloat16"), "loss", ("loss",), runs=(f.SHORT_32, f.LONG_64)),
     "two halves reduced in bfloat16": precision(
-        ACCUMULATE, f.gradients(narrowed("bfloat16")), "gradients", GRADIENT, runs=(f.SHORT_32, f.MIDDLE_32)),
+        ACCUMULATE, wrongs.gradients(narrowed("bfloat16")), "gradients", GRADIENT, runs=(f.SHORT_32, f.MIDDLE_32)),
     "two halves reduced in TF32, in TensorFlow": precision(
-        ACCUMULATE, f.gradients(narrowed("tf32")), "gradients", GRADIENT, side="tensorflow"),
+        ACCUMULATE, wrongs.gradients(narrowed("tf32")), "gradients", GRADIENT, side="tensorflow"),
     "one element of 100,000 in bfloat16": precision(
-        WIDE, f.gradients(one_element("bfloat16")), "gradients", ("layer1.w",), runs=(f.SHORT_32,)),
+        WIDE, wrongs.gradients(one_element("bfloat16")), "gradients", ("layer1.w",), runs=(f.SHORT_32,)),
     "one element of 100,000 in TF32": precision(
-        WIDE, f.gradients(one_element("tf32")), "gradients", ("layer1.w",), runs=(f.SHORT_32,)),
+        WIDE, wrongs.gradients(one_element("tf32")), "gradients", ("layer1.w",), runs=(f.SHORT_32,)),
     "every seventh batch in bfloat16": precision(
-        MLP, f.gradients(narrowed("bfloat16"), when=f.every(7)), "trajectory", GRADIENT, 7,
+        MLP, wrongs.gradients(narrowed("bfloat16"), when=wrongs.every(7)), "trajectory", GRADIENT, 7,
         runs=(f.MIDDLE_32, f.LONG_32)),
     "every seventh batch in TF32, in TensorFlow": precision(
-        MLP, f.gradients(narrowed("tf32"), when=f.every(7)), "trajectory", GRADIENT, 7,
+        MLP, wrongs.gradients(narrowed("tf32"), when=wrongs.every(7)), "trajectory", GRADIENT, 7,
         side="tensorflow", runs=(f.MIDDLE_32,)),
     "products in bfloat16 from step 40 on": precision(
-        MLP, f.products("bfloat16", when=f.since(40)), "trajectory", ("loss",), 40,
+        MLP, wrongs.products("bfloat16", when=wrongs.since(40)), "trajectory", ("loss",), 40,
         runs=(f.MIDDLE_32, f.LONG_32)),
     "gradients in TF32 in chaos": precision(
-        MLP, f.gradients(narrowed("tf32"), when=f.since(30)), "trajectory", GRADIENT, 30, runs=(CHAOS,)),
+        MLP, wrongs.gradients(narrowed("tf32"), when=wrongs.since(30)), "trajectory", GRADIENT, 30, runs=(CHAOS,)),
     "gradients in bfloat16 late in chaos": precision(
-        MLP, f.gradients(narrowed("bfloat16"), when=f.only(1200)), "trajectory", GRADIENT, 1200,
+        MLP, wrongs.gradients(narrowed("bfloat16"), when=wrongs.only(1200)), "trajectory", GRADIENT, 1200,
         runs=(LONG_CHAOS,)),
     "an update from bfloat16": precision(
         MLP, rule_in("bfloat16"), "update", (*HIDDEN, *SLOTS), runs=(f.SHORT_32, f.MIDDLE_32)),
@@ -161,14 +148,11 @@ FAULTS = {
         MLP, rule_in("bfloat16", of=ANY), "update", (*HIDDEN, *SLOTS), side="tensorflow",
         runs=(f.SHORT_32, f.SHORT_64)),
     "an update from float32 in every third step of float64": precision(
-        MLP, rule_in("float32", of=("float64",), when=f.every(3)), "trajectory", (*HIDDEN, *SLOTS), 3,
+        MLP, rule_in("float32", of=("float64",), when=wrongs.every(3)), "trajectory", (*HIDDEN, *SLOTS), 3,
         runs=(f.SHORT_64, f.MIDDLE_64)),
-    "numbers that cancel": precision(
-        (*MLP, "model.activation=tanh"), f.activation("tanh", lambda side, right: cancelling(side)),
-        "forward", ("activation1",), runs=()),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("fault", "run"), f.cases(FAULTS, long=pytest.mark.long))
+@pytest.mark.parametrize(("fault", "run"), f.cases(FAULTS))
 def test_coarse_arithmetic_is_named(monkeypatch, fault, run):
     f.check(fault, run, monkeypatch)

@@ -7,6 +7,7 @@ import math
 import faults as f
 import numpy as np
 import pytest
+import wrongs
 from faults import BIASES, HIDDEN, MLP, Fault
 
 pytest.importorskip("torch")
@@ -29,7 +30,7 @@ def no_decay_of_biases(right):
     def wrong(plain, w, g, s, *, k, shrink, **numbers):
         return plain(w, g, s, shrink=shrink * (len(w.shape) > 1), **numbers)
 
-    return f.Wrong(right, rule=wrong)
+    return wrongs.Wrong(right, rule=wrong)
 
 
 def keras_epsilon(right, w, g, s, *, k, rate, correction):
@@ -81,7 +82,7 @@ def filled_with(value):
             a += value
         return right(w, g, s, **numbers)
 
-    return f.rule(wrong)
+    return wrongs.rule(wrong)
 
 
 def by_value(gradients, update, ops, k):
@@ -113,7 +114,7 @@ def rate_of(change):
                 def scalars(right, k, lr):
                     return right(k, change(rates, k))
 
-                named["update"] = f.Wrong(named["update"], scalars=scalars)
+                named["update"] = wrongs.Wrong(named["update"], scalars=scalars)
                 return original(*args, **named)
 
             side.set(name, changed)
@@ -146,48 +147,48 @@ LR = ("lr (as used)",)
 RATE = ("rate (as used)",)
 
 SMALL = {
-    "decay missing": Fault(ADAMW, f.words(decay="none"), "update", ("shrink (as used)", *HIDDEN)),
+    "decay missing": Fault(ADAMW, wrongs.words(decay="none"), "update", ("shrink (as used)", *HIDDEN)),
     "decay missing in the rule": Fault(
-        ADAMW, f.rule(lambda right, w, g, s, *, k, shrink, **n: right(w, g, s, shrink=0.0, **n)),
+        ADAMW, wrongs.rule(lambda right, w, g, s, *, k, shrink, **n: right(w, g, s, shrink=0.0, **n)),
         "update", HIDDEN, runs=(TINY, f.SHORT_32, f.MIDDLE_32, f.MIDDLE_64), first=f.moved_biases),
     "decay a tenth larger": Fault(
-        ADAMW, f.rule(lambda right, w, g, s, *, k, shrink, **n: right(w, g, s, shrink=1.1 * shrink, **n)),
+        ADAMW, wrongs.rule(lambda right, w, g, s, *, k, shrink, **n: right(w, g, s, shrink=1.1 * shrink, **n)),
         "update", HIDDEN, runs=(TINY, f.SHORT_64, f.LONG_64), first=f.moved_biases),
     "no decay of biases": Fault(
-        ADAMW, f.update(no_decay_of_biases), "update", BIASES, side="tensorflow",
+        ADAMW, wrongs.update(no_decay_of_biases), "update", BIASES, side="tensorflow",
         runs=(TINY, f.SHORT_32, f.SHORT_64), first=f.moved_biases),
-    "l2 missing": Fault(L2, f.words(decay="none"), "update", HIDDEN,
+    "l2 missing": Fault(L2, wrongs.words(decay="none"), "update", HIDDEN,
                         runs=(TINY, f.MIDDLE_32, f.MIDDLE_64), first=f.moved_biases),
-    "l2 missing, in TensorFlow": Fault(L2, f.words(decay="none"), "update", HIDDEN,
+    "l2 missing, in TensorFlow": Fault(L2, wrongs.words(decay="none"), "update", HIDDEN,
                         side="tensorflow", runs=(TINY, f.SHORT_64), first=f.moved_biases),
-    "Adam's epsilon": Fault(MLP, f.settings(epsilon=1e-7), "update", HIDDEN,
+    "Adam's epsilon": Fault(MLP, wrongs.settings(epsilon=1e-7), "update", HIDDEN,
                             runs=(TINY, f.MIDDLE_32, f.LONG_32), first=f.moved_biases),
-    "Adam's epsilon, in TensorFlow": Fault(MLP, f.settings(epsilon=1e-7), "update", HIDDEN,
+    "Adam's epsilon, in TensorFlow": Fault(MLP, wrongs.settings(epsilon=1e-7), "update", HIDDEN,
                             side="tensorflow", runs=(TINY, f.SHORT_64), first=f.moved_biases),
-    "Keras's place of epsilon": Fault(MLP, f.rule(keras_epsilon), "update", HIDDEN,
+    "Keras's place of epsilon": Fault(MLP, wrongs.rule(keras_epsilon), "update", HIDDEN,
                                       runs=(TINY, f.MIDDLE_64), first=f.moved_biases),
     "a matrix moves two thousandths too little": Fault(
-        MLP, f.scaled(0.998, where=f.is_shaped((12, 12))), "update", ("layer2.w",),
+        MLP, wrongs.scaled(0.998, where=wrongs.is_shaped((12, 12))), "update", ("layer2.w",),
         runs=(TINY, f.MIDDLE_32, f.LONG_64), first=f.moved_biases, ratio=0.998),
     "a matrix moves two thousandths too little, in TensorFlow": Fault(
-        MLP, f.scaled(0.998, where=f.is_shaped((12, 12))), "update", ("layer2.w",),
+        MLP, wrongs.scaled(0.998, where=wrongs.is_shaped((12, 12))), "update", ("layer2.w",),
         side="tensorflow", runs=(TINY, f.SHORT_32), first=f.moved_biases, ratio=0.998),
     "a tensor's update is skipped": Fault(
-        MLP, f.scaled(0.0, where=f.is_shaped((10,))), "update", ("out.b",),
+        MLP, wrongs.scaled(0.0, where=wrongs.is_shaped((10,))), "update", ("out.b",),
         runs=(TINY, f.SHORT_64), first=f.moved_biases),
     "a tensor's update is skipped, plain descent": Fault(
-        GD, f.scaled(0.0, where=f.is_shaped((10,))), "update", ("out.b",),
+        GD, wrongs.scaled(0.0, where=wrongs.is_shaped((10,))), "update", ("out.b",),
         runs=(TINY, f.Run(1e-8, "float32", 5)), first=f.moved_biases),
-    "amsgrad": Fault(MLP, f.rule(amsgrad), "trajectory", HIDDEN, step=None, runs=(f.MIDDLE_32, f.MIDDLE_64)),
+    "amsgrad": Fault(MLP, wrongs.rule(amsgrad), "trajectory", HIDDEN, step=None, runs=(f.MIDDLE_32, f.MIDDLE_64)),
     "Nesterov by the old velocity": Fault(
-        (*MLP, "optimizer=nesterov"), f.rule(nesterov_of_keras), "update", HIDDEN,
+        (*MLP, "optimizer=nesterov"), wrongs.rule(nesterov_of_keras), "update", HIDDEN,
         runs=(f.SHORT_32, f.MIDDLE_32)),
     "an accumulator starts at a tenth": Fault(
         (*MLP, "optimizer=adagrad"), filled_with(0.1), "update", slots("a"),
         runs=(f.SHORT_32, f.SHORT_64)),
-    "clip by value": Fault(CLIP, f.clipped(by_value), "update", HIDDEN, runs=(f.SHORT_32, f.MIDDLE_64)),
+    "clip by value": Fault(CLIP, wrongs.clipped(by_value), "update", HIDDEN, runs=(f.SHORT_32, f.MIDDLE_64)),
     "a millionth beside a tiny norm": Fault(
-        (*GD, "optimizer.clip_norm=1e-5"), f.clipped(with_a_millionth), "update", HIDDEN,
+        (*GD, "optimizer.clip_norm=1e-5"), wrongs.clipped(with_a_millionth), "update", HIDDEN,
         runs=(f.SHORT_32, TINY), ratio=None),
 }  # fmt: skip
 
@@ -202,14 +203,14 @@ RATES = {
         (*GD, "schedule=exponential"), rate_of(lambda rates, k: rates[min(k, len(rates) - 1)]), "update", LR,
         runs=(f.SHORT_32, f.SHORT_64)),
     "rate halved inside the rule": Fault(
-        GD, f.rule(lambda right, w, g, s, *, k, lr: right(w, g, s, lr=0.5 * lr)), "update", HIDDEN,
+        GD, wrongs.rule(lambda right, w, g, s, *, k, lr: right(w, g, s, lr=0.5 * lr)), "update", HIDDEN,
         ratio=0.5, runs=(f.SHORT_32, f.MIDDLE_32, f.LONG_64, f.LONG_32)),
     "rate halved inside the rule, Adam": Fault(
-        MLP, f.rule(lambda right, w, g, s, *, k, rate, **n: right(w, g, s, rate=0.5 * rate, **n)),
+        MLP, wrongs.rule(lambda right, w, g, s, *, k, rate, **n: right(w, g, s, rate=0.5 * rate, **n)),
         "update", HIDDEN, ratio=0.5, side="tensorflow", runs=(f.SHORT_64, f.MIDDLE_64)),
     "rate wrong from the schedule's first change": Fault(
         (*GD, "schedule=step", "schedule.every=10"),
-        f.rule(lambda right, w, g, s, *, k, lr: right(w, g, s, lr=lr * (2 if k > 10 else 1))),
+        wrongs.rule(lambda right, w, g, s, *, k, lr: right(w, g, s, lr=lr * (2 if k > 10 else 1))),
         "trajectory", HIDDEN, step=11, ratio=2.0, runs=(f.MIDDLE_32, f.MIDDLE_64)),
 }  # fmt: skip
 
@@ -245,6 +246,6 @@ OWN = {
 FAULTS = SMALL | RATES | OWN
 
 
-@pytest.mark.parametrize(("fault", "run"), f.cases(FAULTS, long=pytest.mark.long))
+@pytest.mark.parametrize(("fault", "run"), f.cases(FAULTS))
 def test_a_fault_of_the_optimizer_is_named(monkeypatch, fault, run):
     f.check(fault, run, monkeypatch)

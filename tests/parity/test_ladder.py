@@ -241,6 +241,7 @@ def test_a_run_of_one_step_has_no_trajectory_and_says_so():
         for key, rows in side.arrays.items():
             if len(rows) in (STEPS, STEPS + 1) and not key.startswith(("first", "last")):
                 side.arrays[key] = rows[: 2 if key.startswith("param") else 1]
+        side.arrays |= {f"last/{name}": side.arrays[f"param/{name}"][-1] for name in "wb"}
     found = judge(a, b)
     trajectory = by_name(found)["trajectory"]
     assert (found.verdict, trajectory.why) == ("PASS", "there is no step after the first")
@@ -323,3 +324,26 @@ def test_growth_of_what_scatters_or_ends():
     assert growth(10 ** rng.uniform(-8, -6.6, 300), {}).kind in ("unclear", "constant")
     assert growth(np.array([0, 0, 1e-9]), {}).kind == "unclear"
     assert growth(np.array([1e-9, np.inf]), {}).step == 2
+
+
+@pytest.mark.parametrize(("ulps", "verdict"), [(1, "PASS"), (2, "FAIL")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_start_may_differ_by_one_conversion_of_a_decimal(ulps, verdict, side):
+    runs = pair()
+    start = runs[side].arrays["param/w"][0]
+    for _ in range(ulps):
+        start = np.nextafter(start, np.float32(9))
+    runs[side].arrays["first/w"] = start
+    rung = by_name(judge(*runs))["init"]
+    assert rung.verdict == verdict
+    assert rung.kind == ("" if verdict == "PASS" else "start")
+    assert f"at most {ulps} ulp" in rung.why
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, -1.0])
+def test_no_tolerance_or_evidence_passes_another_start(value):
+    a, b = pair()
+    b.arrays["first/w"] = b.arrays["first/w"].copy()
+    b.arrays["first/w"][1, 1] = value
+    for settings in ({}, {"evidence": hand.evidence(a, b)}, {"rtol": 0.5}):
+        assert judge(a, b, **settings).kind == "start"

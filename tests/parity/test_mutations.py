@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import wrongs
 
 from pipeline import losses, models, watching
 from pipeline.backends import torch as side
@@ -45,6 +46,7 @@ class Mutation(NamedTuple):
     rung: str
     tensors: tuple[str, ...]
     step: int | None = None
+    kind: str = "meaning"
 
 
 def twin_of(name, *, model=None, places=None):
@@ -66,11 +68,8 @@ def with_method(name, **methods):
 
 
 def with_update(monkeypatch, change):
-    """The backend's loop with another optimizer."""
-    original = side.train
-    monkeypatch.setattr(
-        side, "train", lambda *a, update, **k: original(*a, update=change(update), **k)
-    )
+    """The backend's loop, and its single steps, with another optimizer."""
+    wrongs.update(change)(wrongs.Side("torch", monkeypatch))
     return {}
 
 
@@ -482,9 +481,9 @@ MUTATIONS = {
     "clipping by tensor": Mutation(
         (*MLP, "optimizer=gd", "optimizer.lr=0.1", "optimizer.clip_norm=0.01"), clip_by_tensor,
         "update", HIDDEN, 1),
-    "one sample's order swapped": Mutation(MLP, in_samples(swapped_order), "data", ("order",), 1),
-    "an order swapped within a batch": Mutation(MLP, in_samples(within_batch), "data", ("order",), 1),
-    "one pixel of one sample": Mutation(MLP, in_samples(one_pixel), "data", ("order",), 1),
+    "one sample's order swapped": Mutation(MLP, in_samples(swapped_order), "data", ("order",), 1, "data"),
+    "an order swapped within a batch": Mutation(MLP, in_samples(within_batch), "data", ("order",), 1, "data"),
+    "one pixel of one sample": Mutation(MLP, in_samples(one_pixel), "data", ("order",), 1, "data"),
     "a schedule off by one step": Mutation(
         (*MLP, "schedule=exponential"), late_schedule, "trajectory", ("lr",), 2),
     "padding on the other side": Mutation(
@@ -506,11 +505,11 @@ MUTATIONS = {
     "a leaky relu": Mutation(
         MLP, activation("relu", functools.partial(nn.functional.leaky_relu, negative_slope=0.01)),
         "forward", ("activation1",), 1),
-    "products in bfloat16": Mutation(MLP, half_precision, "forward", ("layer2",), 1),  # pixels fit
+    "products in bfloat16": Mutation(MLP, half_precision, "forward", ("layer2",), 1, "precision"),  # pixels fit
     "gradients sent in bfloat16": Mutation(
-        (*MLP, "optimizer=gd", "optimizer.lr=0.1"), half_gradients, "update", HIDDEN, 1),
+        (*MLP, "optimizer=gd", "optimizer.lr=0.1"), half_gradients, "update", HIDDEN, 1, "precision"),
     "one weight off by a thousandth": Mutation(
-        MLP, start(lambda w: w * np.float32(1.001)), "init", ("layer2.w",), 0),
+        MLP, start(lambda w: w * np.float32(1.001)), "init", ("layer2.w",), 0, "start"),
 }  # fmt: skip
 
 
@@ -529,7 +528,7 @@ def test_a_mutation_is_named_at_its_first_rung(parity, monkeypatch, name):
     twins = {"b": changes["twin"]} if "twin" in changes else None
     found = parity.ladder(a, b, twins=twins)
     parity.show(found)
-    assert found.verdict == "FAIL"
+    assert (found.verdict, found.kind) == ("FAIL", case.kind)
     assert found.finding.rung == case.rung
     assert found.finding.tensor in case.tensors
     before = found.rungs[: [rung.name for rung in found.rungs].index(case.rung)]

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import report
 from pipeline.parity.ladder import judge
+from pipeline.probe.forced import measure_rows
 from pipeline.record import RunRecord
 from pipeline.stages import probe
 
@@ -84,7 +85,9 @@ def longer(parity):
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(("status", "verdict"), [("KILLED", "PASS"), ("FINISHED", "FAIL")])
-def test_of_runs_of_different_length_the_common_steps_are_judged(parity, pair, longer, status, verdict, turned):
+def test_of_runs_of_different_length_the_common_steps_are_judged(
+    parity, pair, longer, status, verdict, turned
+):
     """One ended after its first epoch: its record says why, or nothing does."""
     about = copy.deepcopy(pair[1].about) | {"status": status}
     about["config"]["train"]["epochs"] = 2
@@ -151,7 +154,11 @@ def test_gradients_are_held_against_differences_and_those_by_hand(parity, pair, 
     monkeypatch.setitem(twin.ACTIVATIONS, "relu", wrong)
     b = parity.recorded("backend=torch", *SMALL)
     found = parity.ladder(pair[0], b, gradcheck=True)
-    assert (found.kind, found.finding.rung, found.finding.tensor) == ("meaning", "gradients", "layer1.b")
+    assert (found.kind, found.finding.rung, found.finding.tensor) == (
+        "meaning",
+        "gradients",
+        "layer1.b",
+    )
     checked = found.facts["gradcheck"]
     assert checked["a"]["largest"] < 1e-7
     assert checked["b"]["central differences"]["layer1.w"] > 1e-3
@@ -220,5 +227,25 @@ def test_evidence_that_was_altered_or_cut_short_is_none(kept):
 
 
 def test_seconds_of_a_run_are_no_part_of_what_it_was(kept):
-    records = [RunRecord(about=r.about, arrays=r.arrays | {"seconds": np.ones(r.steps)}) for r in kept]
+    records = [
+        RunRecord(about=r.about, arrays=r.arrays | {"seconds": np.ones(r.steps)}) for r in kept
+    ]
     assert probe.find_evidence(*records) is not None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_the_size_of_what_one_side_lost_is_the_others(side, value):
+    four = {(s, d): np.ones((2, 4), d) for s in "ab" for d in ("float32", "float64")}
+    for dtype in ("float32", "float64"):
+        four[side, dtype][1, 2] = value
+    for begin in (None, np.zeros((2, 4))):
+        rows = measure_rows(four, native="float32", begin=begin)
+        assert rows["size"] == pytest.approx(np.array([[2.0, 1.0]] * 2))
+        assert list(rows["lonely"]) == [False, True]
+        assert not rows["diverged"].any()
+        assert not np.isfinite(rows["apart"][1]).any()
+    four = {key: np.full((1, 4), value, key[1]) for key in four}
+    rows = measure_rows(four, native="float32")
+    assert (list(rows["lonely"]), list(rows["diverged"])) == ([False], [True])
+    assert rows["apart"].tolist() == [[0, 0]]

@@ -18,7 +18,8 @@ from pipeline.parity.quantity import PHASES, Quantity
 from pipeline.record import RunRecord
 
 QUANTITIES = (LOSS, GRAD_W, GRAD_B, SLOT_W, W, B, HIDDEN, TEST)
-powers = st.floats(-20, 0)
+powers = st.floats(-20, 0) | st.floats(-14.8, -14.1)  # the latter around the bound of meaning
+errors = st.sampled_from([0.0, hand.OWN / 100, hand.OWN])
 places = st.tuples(st.sampled_from(QUANTITIES), st.integers(1, hand.STEPS))
 edits = st.lists(
     st.tuples(
@@ -34,10 +35,15 @@ opinions = st.lists(
     ), max_size=3,
 )  # fmt: skip
 replays = st.dictionaries(
-    st.sampled_from("ab"), st.tuples(places, st.sampled_from(["state", "stale", "draws"])), max_size=1
+    st.sampled_from("ab"),
+    st.tuples(places, st.sampled_from(["state", "stale", "draws"])),
+    max_size=1,
 )
 types = st.fixed_dictionaries(
-    {side: st.sampled_from([[], ["float64"], ["float32", "float64"], ["bfloat16"]]) for side in "ab"}
+    {
+        side: st.sampled_from([[], ["float64"], ["float32", "float64"], ["bfloat16"]])
+        for side in "ab"
+    }
 )
 
 
@@ -50,20 +56,36 @@ def edited(found, changes):
 def pairs(draw):
     """Two runs of other bits and what was measured of them, with faults and opinions at random."""
     a, b = hand.other_bits(draw(st.sampled_from([np.float32, np.float64])))
-    found = hand.evidence(a, b, apart=draw(st.sampled_from([0.0, hand.APART])))
+    apart = draw(st.sampled_from([0.0, hand.APART]))
+    found = hand.evidence(a, b, own_a=draw(errors), own_b=draw(errors), apart=apart)
     changes = draw(edits)
     edited(found, changes)
     found.about["types"] = draw(types)
     for quantity, step, (test, side), excused, alone, sources in draw(opinions):
-        hand.give_opinion(found, quantity, step, test=test, side=side, excused=excused, alone=alone, sources=sources)
+        hand.give_opinion(
+            found,
+            quantity,
+            step,
+            test=test,
+            side=side,
+            excused=excused,
+            alone=alone,
+            sources=sources,
+        )
     for side, ((quantity, step), kind) in draw(replays).items():
         step = step if quantity.kind in PHASES else 1
-        hand.explain_replay(found, side, quantity, step, kind if quantity.kind in PHASES else "stale")
+        hand.explain_replay(
+            found, side, quantity, step, kind if quantity.kind in PHASES else "stale"
+        )
     return a, b, found
 
 
 def verdicts(ladder):
-    return ladder.verdict, ladder.kind, [(rung.name, rung.verdict, rung.kind) for rung in ladder.rungs]
+    return (
+        ladder.verdict,
+        ladder.kind,
+        [(rung.name, rung.verdict, rung.kind) for rung in ladder.rungs],
+    )
 
 
 @given(pairs(), st.sampled_from(["fail", "note"]))
@@ -112,7 +134,9 @@ def test_a_larger_distance_never_turns_a_fail_into_a_pass(pair, place, source, t
     st.sampled_from("ab"), places, st.sampled_from("ab"), powers, st.floats(1, 1e18),
     st.sampled_from([0, 1]), st.lists(st.tuples(places, powers), max_size=3),
 )  # fmt: skip
-def test_a_larger_own_error_never_excuses_the_side_that_makes_it(side, place, source, power, times, norm, rest):
+def test_a_larger_own_error_never_excuses_the_side_that_makes_it(
+    side, place, source, power, times, norm, rest
+):
     """Precision, one direction: only the other's errors are on the right of the inequality."""
     a, b = hand.other_bits()
     found = hand.evidence(a, b, apart=0.0)
@@ -129,7 +153,13 @@ def test_a_larger_own_error_never_excuses_the_side_that_makes_it(side, place, so
 WRONG = st.sampled_from([np.nan, np.inf, -np.inf, 1e300])
 
 
-@given(WRONG, st.sampled_from(["own_a", "own_b", "apart", "size"]), places, st.sampled_from("ab"), st.sampled_from([0, 1, slice(None)]))
+@given(
+    WRONG,
+    st.sampled_from(["own_a", "own_b", "apart", "size"]),
+    places,
+    st.sampled_from("ab"),
+    st.sampled_from([0, 1, slice(None)]),
+)
 def test_a_number_that_is_none_in_the_evidence_never_passes(value, part, place, source, norm):
     """One that is too large as well: an error is no larger than the size, but for this one side."""
     a, b = hand.other_bits()
@@ -147,8 +177,16 @@ def test_a_number_that_is_none_in_the_evidence_never_passes(value, part, place, 
     assert ladder.to_dict()["verdict"] == ladder.verdict
 
 
-@given(st.sampled_from([np.nan, np.inf, -np.inf, 1e300]), places, st.sampled_from("ab"), st.booleans(), st.integers(0, 5))
-def test_a_number_that_is_none_in_one_record_never_passes(value, place, side, with_evidence, element):
+@given(
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e300]),
+    places,
+    st.sampled_from("ab"),
+    st.booleans(),
+    st.integers(0, 5),
+)
+def test_a_number_that_is_none_in_one_record_never_passes(
+    value, place, side, with_evidence, element
+):
     """With evidence: the record does not come out of its own states, which are finite."""
     quantity, step = place
     a, b = hand.other_bits(np.float64)
@@ -168,7 +206,9 @@ def test_a_number_that_is_none_in_one_record_never_passes(value, place, side, wi
     ladder = judge(a, b, evidence=found)
     assert ladder.verdict in ("FAIL", "ABSTAIN")
     if not with_evidence and not np.isfinite(value):
-        end = quantity == LOSS and step == hand.STEPS  # a run that diverged: not known without evidence
+        end = (
+            quantity == LOSS and step == hand.STEPS
+        )  # a run that diverged: not known without evidence
         assert ladder.verdict == ("ABSTAIN" if end else "FAIL")
     assert judge(a, b, rtol=0.5, atol=1e6).verdict == "FAIL"
 
@@ -224,7 +264,9 @@ def test_other_names_change_nothing(pair):
         (s.test, s.side, s.source, s.step) for s in after.suspects]  # fmt: skip
 
 
-norms = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=4, max_size=4).map(np.array)
+norms = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=4, max_size=4).map(
+    np.array
+)
 BOUNDS = {
     "meaning": lambda e, f, s, n: bounds.meaning_bound(e, f, s, n=n),
     "meaning of the other": lambda e, f, s, n: bounds.meaning_bound(f, e, s, n=n),
@@ -244,7 +286,12 @@ def test_a_bound_grows_with_errors_and_terms(name, own, other, size, n, more):
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-@given(shares=st.tuples(st.floats(0, 1), st.floats(0, 1)), size=norms, n=st.integers(1, 10**7), more=norms)
+@given(
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    size=norms,
+    n=st.integers(1, 10**7),
+    more=norms,
+)
 def test_a_bound_grows_with_sizes_at_equal_shares(name, shares, size, n, more):
     """Errors that are a share of the size: the usual share of a step's size is then the same."""
     bound = BOUNDS[name](shares[0] * size, shares[1] * size, size, n)
@@ -263,7 +310,9 @@ def test_a_usual_error_is_at_most_the_size_and_what_was_measured_counts(own, siz
 def test_the_largest_size_looks_back_and_not_ahead(size, row):
     later = size.copy()
     later[row + 1 :] *= 1e3
-    assert np.array_equal(bounds.largest_so_far(size)[: row + 1], bounds.largest_so_far(later)[: row + 1])
+    assert np.array_equal(
+        bounds.largest_so_far(size)[: row + 1], bounds.largest_so_far(later)[: row + 1]
+    )
     assert (bounds.largest_so_far(size) >= size).all()
 
 

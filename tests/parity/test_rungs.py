@@ -130,6 +130,23 @@ def test_what_is_not_finite_on_one_side_from_equal_states_fails(source):
     assert not ladder.suspects  # nothing can excuse it
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["a", "b"])
+@pytest.mark.parametrize("quantity", [GRAD_W, LOSS, W], ids=lambda q: q.kind)
+def test_numbers_that_one_side_lost_are_told_where_it_lost_them(quantity, side, value):
+    """Neither at a step before, nor as a record that does not come out of its own states."""
+    a, b = hand.other_bits()
+    found = hand.evidence(a, b)
+    for source in "ab":
+        for part in (f"own_{side}", "apart", "size", "free"):
+            found.arrays[f"{part}/{source}/{quantity.key}"][3] = value
+        found.arrays[f"lonely/{source}/{quantity.key}"][3] = True
+        found.arrays[f"replay/{source}/{quantity.key}"][:3] = 1e-8  # as threads may round
+    ladder = judge(a, b, evidence=found)
+    assert (ladder.kind, ladder.finding.step) == ("meaning", 4)
+    assert ladder.finding.tensor == quantity.label
+
+
 def test_divergence_on_both_sides_is_a_note():
     a, b = hand.other_bits()
     found = hand.evidence(a, b)
@@ -149,7 +166,10 @@ def test_meaning_and_precision_are_two_findings():
     ladder = judge(a, b, evidence=found)
     assert {(f.kind, f.step) for f in ladder.findings} == {("precision", 3), ("meaning", 5)}
     assert (ladder.kind, len(ladder.suspects)) == ("precision", 2)
-    assert "Another finding is of kind meaning: trajectory at step 5, w." in ladder.sentence()
+    hand.put(found, "apart", W, 5, hand.APART)
+    hand.put(found, "apart", TEST, 1, 1e-3)
+    sentence = judge(a, b, evidence=found).sentence()
+    assert "Another finding is of kind meaning: evaluation, prediction." in sentence
 
 
 def test_at_one_place_meaning_stands_before_precision():
@@ -227,14 +247,21 @@ def test_a_record_that_does_not_come_out_again_is_not_judged(kind):
     ladder = judge(a, b, evidence=found)
     assert ladder.verdict == "ABSTAIN"
     judged = [rung for rung in ladder.rungs if rung.name not in ("data", "init", "evaluation")]
-    assert {(rung.verdict, rung.why) for rung in judged} == {("ABSTAIN", "it does not come out again")}
+    assert {(rung.verdict, rung.why) for rung in judged} == {
+        ("ABSTAIN", "it does not come out again")
+    }
     assert "it does not come out again" in ladder.rung("evaluation").why
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
 @pytest.mark.parametrize("value", [1.0, np.nan, np.inf])
-@pytest.mark.parametrize(("quantity", "step", "rung"), [(W, 4, "trajectory"), (HIDDEN, 1, "forward"), (TEST, 1, "evaluation")])
-def test_a_record_that_does_not_come_out_again_for_no_known_reason_does_not_pass(quantity, step, rung, value, side):
+@pytest.mark.parametrize(
+    ("quantity", "step", "rung"),
+    [(W, 4, "trajectory"), (HIDDEN, 1, "forward"), (TEST, 1, "evaluation")],
+)
+def test_a_record_that_does_not_come_out_again_for_no_known_reason_does_not_pass(
+    quantity, step, rung, value, side
+):
     a, b = hand.other_bits()
     found = hand.evidence(a, b)
     found.arrays[f"replay/{side}/{quantity.key}"][step - 1 if step > 1 else 0] = value
@@ -285,12 +312,34 @@ def test_types_that_operations_see_explain_a_difference(what):
     a, b = hand.other_bits()
     found = hand.evidence(a, b)
     found.about["types"] = {"a": one, "b": other}
-    hand.put(found, "apart", GRAD_W, 3, 29 * hand.EPS32)
+    hand.put(found, "apart", GRAD_W, 3, 0.99 * hand.C * hand.EPS32)
     assert judge(a, b, evidence=found).kind == kind
-    hand.put(found, "apart", GRAD_W, 3, 31 * hand.EPS32)
+    hand.put(found, "apart", GRAD_W, 3, 1.01 * hand.C * hand.EPS32)
     assert judge(a, b, evidence=found).kind == "meaning"
     leaks = [note for note in judge(a, b, evidence=found).notes if note.startswith("a leak")]
     assert len(leaks) == ("float32" in one) + ("float32" in other)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("larger", "kind"), [("a", "precision"), ("b", "precision"), ("", "meaning")]
+)
+def test_of_an_update_types_explain_a_share_of_the_update_not_of_the_weights(larger, kind, turned):
+    """Relative to the larger update: whichever side is called a, the answer is the same."""
+    a, b = hand.other_bits()
+    found = hand.evidence(a, b)
+    found.about["types"] = {"a": ["float32", "float64"], "b": ["float64"]}
+    hand.put(found, "apart", W, 3, 4 * hand.EPS32, sources="a")
+    assert judge(a, b, evidence=found).kind == "meaning"  # not known yet
+    start = a.arrays["param/w"][2].astype(np.float64)
+    moved, share = np.full((3, 2), 1e-3), 7.9999995 * hand.EPS32
+    grown = moved * (1 + share) if larger else moved * (1 + 9 * hand.EPS32)
+    for name in ("a64", "a32", "b64", "b32"):
+        step = grown if name[0] == (larger or "a") else moved
+        found.arrays[f"vector/{name}/a/3/{W.key}"] = start + step
+    found.arrays[f"vector/start/a/3/{W.key}"] = start
+    found = hand.swapped(found) if turned else found
+    assert (judge(b, a, evidence=found) if turned else judge(a, b, evidence=found)).kind == kind
 
 
 def test_a_side_that_alone_has_a_gradient_is_named():

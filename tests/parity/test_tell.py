@@ -197,7 +197,9 @@ def test_a_finding_of_data_or_start_tells_no_effects():
     ladder = judge(a, b, evidence=found)
     assert (ladder.kind, len(ladder.findings)) == ("start", 2)
     assert "Another finding" not in ladder.sentence()
-    assert ladder.sentence().startswith("The two do not start from the same parameters: init at step 0: b[1]")
+    assert ladder.sentence().startswith(
+        "The two do not start from the same parameters: init at step 0: b[1]"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
