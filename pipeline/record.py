@@ -375,7 +375,8 @@ def global_norm(stacks: Sequence[np.ndarray]) -> np.ndarray:
         flat = stack.reshape(len(stack), -1)
         rows = max(1, _BLOCK // max(1, flat.shape[1]))
         for start in range(0, len(flat), rows):
-            wide = flat[start : start + rows].astype(np.float64)
+            with np.errstate(over="ignore"):
+                wide = flat[start : start + rows].astype(np.float64)
             squares[start : start + rows] += np.einsum("ij,ij->i", wide, wide)
     return np.asarray(np.sqrt(squares))
 

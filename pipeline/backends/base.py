@@ -195,8 +195,8 @@ class Backend(Protocol):
     ) -> Iterator[list[Part]]:
         """Yield the batches of each update of an epoch, as the loop cuts them."""
 
-    def scale(self, x: Any, factors: np.ndarray) -> Any:
-        """Return an intermediate result with each element multiplied by a factor."""
+    def scale(self, x: Any, factors_of: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """Return an intermediate result times factors that follow from its values."""
 
     def observe(self, call: Callable[[], object]) -> Observed:
         """Return what the operations of a call, run eagerly, were seen to do."""

@@ -286,9 +286,9 @@ def layers(model: Any, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arrays:
     }
 
 
-def scale(x: Any, factors: np.ndarray) -> Any:
-    """Return an intermediate result with each element multiplied by a factor."""
-    return x * factors.astype(x.dtype)
+def scale(x: Any, factors_of: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Return an intermediate result times factors that follow from its values."""
+    return x * factors_of(np.asarray(x)).astype(x.dtype)
 
 
 def observe(call: Callable[[], object]) -> Observed:

@@ -609,9 +609,9 @@ def layers(model: keras.Model, x: np.ndarray, masks: Sequence[np.ndarray]) -> Ar
     }
 
 
-def scale(x: tf.Tensor, factors: np.ndarray) -> tf.Tensor:
-    """Return an intermediate result with each element multiplied by a factor."""
-    return x * _tensor(factors, x)
+def scale(x: tf.Tensor, factors_of: Callable[[np.ndarray], np.ndarray]) -> tf.Tensor:
+    """Return an intermediate result times factors that follow from its values."""
+    return x * _tensor(factors_of(_array(x)), x)
 
 
 def observe(call: Callable[[], object]) -> Observed:

@@ -460,9 +460,9 @@ def layers(model: nn.Module, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arra
     }
 
 
-def scale(x: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
-    """Return an intermediate result with each element multiplied by a factor."""
-    return x * _tensor(factors, x)
+def scale(x: torch.Tensor, factors_of: Callable[[np.ndarray], np.ndarray]) -> torch.Tensor:
+    """Return an intermediate result times factors that follow from its values."""
+    return x * _tensor(factors_of(_array(x)), x)
 
 
 def observe(call: Callable[[], object]) -> Observed:

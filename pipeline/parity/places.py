@@ -64,7 +64,8 @@ def find_ratio(a: np.ndarray, b: np.ndarray) -> float | None:
     where it explains the whole tensor. A tensor of one number always has one.
     """
     one, other = (np.asarray(x, np.float64).ravel() for x in (a, b))
-    square = float(one @ one) if np.isfinite(one).all() and np.isfinite(other).all() else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(one @ one) if np.isfinite(one).all() and np.isfinite(other).all() else 0.0
     if not (0 < square < np.inf) or not other.any():
         return None
     ratio = float(one @ other) / square

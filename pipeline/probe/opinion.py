@@ -27,9 +27,9 @@ def give_opinions(
 
     Where a function jumps (relu, max pool, clipping) or cancels, one measured error can be too
     small by luck. The state is moved by single roundings, relative to each element, and so is every
-    intermediate result that the model and the loss show, and the float64 step made again, `DRAWS`
-    times: of `meaning` by roundings of float64, of `precision` by those of float32. It excuses a
-    suspect in two ways.
+    intermediate result that the model shows (equal numbers alike, so that a tie stays one), and the
+    float64 step is made again, `DRAWS` times: of `meaning` by roundings of float64, of `precision`
+    by those of float32. It excuses a suspect in two ways.
 
     - *A kink*: some draw of one side agrees with the other side as it is (of `precision`, with the
       coarse side's own float32 step) within the bound. Moving as far is not enough: an unrelated
@@ -78,8 +78,7 @@ class _Redo:
         """Return the quantity with the start and every shown result moved by single roundings."""
 
         def move(name: str, x: Any) -> Any:
-            factors = 1 + unit * rng.uniform(-1, 1, size=tuple(x.shape))
-            return self.side.backend.scale(x, factors)
+            return self.side.backend.scale(x, partial(draw_factors, rng=rng, unit=unit))
 
         start = move_by_roundings(start, rng, unit=unit)
         if self.side.job.settings.train.loop == "fit":  # its step is a graph
@@ -194,12 +193,23 @@ def _draw(
     return nearest, np.quantile(moves, 0.25, axis=0, method="lower")
 
 
+def draw_factors(values: np.ndarray, *, rng: np.random.Generator, unit: float) -> np.ndarray:
+    """Return a factor for each value, within one rounding of 1; equal values have equal factors.
+
+    So numbers that tie go on to tie: which of them is the largest is a matter of meaning then, and
+    no rounding of theirs.
+    """
+    _, places = np.unique(values, return_inverse=True)
+    drawn = 1 + unit * rng.uniform(-1, 1, size=int(places.max(initial=0)) + 1)
+    return np.asarray(drawn[places].reshape(values.shape))
+
+
 def move_by_roundings(start: Start, rng: np.random.Generator, *, unit: float) -> Start:
     """Return a start with every number moved by at most one rounding of itself; 0 stays."""
 
     def moved(array: np.ndarray) -> np.ndarray:
         wide = np.asarray(array, np.float64)
-        shifted: np.ndarray = wide * (1 + unit * rng.uniform(-1, 1, size=wide.shape))
+        shifted: np.ndarray = wide * draw_factors(wide, rng=rng, unit=unit)
         return shifted
 
     gradients = start.gradients

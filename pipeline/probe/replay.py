@@ -87,7 +87,7 @@ def _explain(
     if quantity.kind in PHASES:
         draws = find_draws(side, step)
         if draws is not None:
-            return miss | {"kind": "draws", "text": _tell_draws(side, step, draws)}
+            return miss | {"kind": "draws", "text": _tell_draws(side, draws)}
         again = rerun(name)
         if _gives_record(side, evidence, again, name, quantity, step):
             text = f"something besides the update changes the state of {label} before step {step}"
@@ -123,26 +123,20 @@ def _tell_other_weights(side: Side, quantity: Quantity, again: RunRecord) -> str
 def note_draws(sides: Mapping[str, Side], evidence: Evidence) -> bool:
     """Note in ``about["replay"]`` which side does not repeat itself; whether there is one.
 
-    Asked before anything is measured, at the first and the last step: the own error of a side that
-    draws is the draw itself, and would excuse everything.
+    Asked before anything is measured: the own error of a side that draws is the draw itself, and
+    would excuse everything.
     """
     for name, side in sides.items():
-        for step in dict.fromkeys((1, side.record.steps)):
-            draws = find_draws(side, step)
-            if draws is not None:
-                miss = {"quantity": ["loss", "loss"], "step": step, "ratio": np.inf}
-                text = _tell_draws(side, step, draws)
-                evidence.about["replay"] |= {name: miss | {"kind": "draws", "text": text}}
-                break
+        draws = find_draws(side, 1) or find_draws(side, side.record.steps) or _draws_shown(side)
+        if draws is not None:
+            miss = {"quantity": ["loss", "loss"], "step": 1, "ratio": np.inf, "kind": "draws"}
+            evidence.about["replay"] |= {name: miss | {"text": _tell_draws(side, draws)}}
     return bool(evidence.about["replay"])
 
 
-def _tell_draws(side: Side, step: int, draws: str) -> str:
+def _tell_draws(side: Side, draws: str) -> str:
     label = side.record.label()
-    return (
-        f"{label} does not repeat itself: step {step} made twice gives two results; it draws by "
-        f"{draws}"
-    )
+    return f"{label} does not repeat itself: made twice it gives two results; it draws by {draws}"
 
 
 def find_draws(side: Side, step: int) -> str | None:
@@ -152,11 +146,26 @@ def find_draws(side: Side, step: int) -> str | None:
     """
     start = side.start(step)
     stepper = side.stepper(side.dtype, eager=True)
+    return _draws_of(side, lambda: stepper(start))
+
+
+def _draws_shown(side: Side) -> str | None:
+    """Name the operations by which activations or predictions draw, where no step shows it."""
+    draws = _draws_of(side, lambda: side.layers(side.dtype, side.first))
+    if draws is None and "prediction" in side.record.arrays:
+        values = side.scored()
+        draws = _draws_of(
+            side, lambda: {"prediction": side.predict(side.dtype, values, split="test")}
+        )
+    return draws
+
+
+def _draws_of(side: Side, call: Callable[[], Arrays]) -> str | None:
     results: list[Arrays] = []
-    draws = side.backend.observe(lambda: results.append(stepper(start))).draws
+    draws = side.backend.observe(lambda: results.append(call())).draws
     if not draws:
         return None
-    one, other = results[0], stepper(start)
+    one, other = results[0], call()
     bound = 30 * float(np.finfo(side.dtype).eps)
     for key, values in one.items():
         gap = distance.norms((values.astype(np.float64) - other[key])[None])[0, 0]

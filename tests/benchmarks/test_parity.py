@@ -158,7 +158,9 @@ def test_a_probe_over_the_trainings_of_its_pair(benchmark, name):
         parts[word] = timed(call)[0] / training
     ratio = statistics.median(ratios[1:])  # the first one warms up
     shown = ", ".join(f"{word} {times:.2f}" for word, times in parts.items())
-    print(f"\n{name}: a probe is {ratio:.2f} trainings of the pair ({training:.2f} s); apart: {shown}")
+    print(
+        f"\n{name}: a probe is {ratio:.2f} trainings of the pair ({training:.2f} s); apart: {shown}"
+    )
     benchmark.extra_info |= {"ratio": ratio, **parts}
     benchmark.pedantic(lambda: None, rounds=1)
     assert ratio <= MOST_TRAININGS

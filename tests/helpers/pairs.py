@@ -84,4 +84,6 @@ def show(found):
     for rung in found.rungs:
         print(f"{rung.name:11s} {rung.verdict:7s} {rung.kind:9s} {rung.by:9s} {rung.tensor:18s} {rung.step} "
               f"d={rung.distance} b={rung.bound} apart={rung.apart} | {rung.why}")  # fmt: skip
-    print(found.verdict, found.kind, found.sentence(), found.notes, found.growth and found.growth.text)
+    print(
+        found.verdict, found.kind, found.sentence(), found.notes, found.growth and found.growth.text
+    )

@@ -148,11 +148,12 @@ def of_numpy(x):
     return torch.as_tensor(drawn, dtype=x.dtype)
 
 
-def softmax_with(draw):
+def softmax_with(draw, *, seen=True):
     """A model that draws nothing while it is made, so that its generator stands where it stood."""
 
     def forward(self, x):
-        return x @ self.w + self.b + 0.01 * draw(x)[:, :1]
+        z = x @ self.w + self.b
+        return z + 0.01 * (draw(z) if seen else draw(z)[:, :1])
 
     def mutate(side):
         if side.name == "torch":
@@ -189,6 +190,8 @@ DRAWING = {
         mlp_with(between=lambda x: tf.nn.dropout(x, 0.2)), "Random", side="tensorflow", runs=(f.SHORT_32,)),
     "a generator of NumPy": draws(noise(of_numpy), "torch", runs=(f.SHORT_32, f.SHORT_64)),
     "every seventh step draws": draws(noise(rand, wrongs.every(7, start=1)), "aten.rand", runs=(f.MIDDLE_32, f.LONG_64)),
+    "a draw that the loss does not see": draws(
+        softmax_with(rand, seen=False), "aten.rand", SOFTMAX, runs=(f.SHORT_32, f.SHORT_64)),
     "a model that draws nothing else": draws(
         softmax_with(rand), "aten.rand", SOFTMAX, runs=(f.SHORT_32, f.SHORT_64, f.MIDDLE_32)),
     "a model that draws nothing else, in one precision": draws(
