@@ -146,13 +146,15 @@ def _finding(pair: Compared, name: str, excess: Excess, quantities: Sequence[Qua
     narrow = "32" if pair.dtype == "float32" else "64"
     place: dict[str, Any] = {}
     ratio = None
-    if vectors:
+    if vectors and excess.kind != "state":  # made alone, such a step is right
         a, b = vectors[f"a{narrow}"], vectors[f"b{narrow}"]
         wide = vectors["a64"], vectors["b64"]
         farthest = np.abs(wide[0].astype(np.float64) - wide[1])
         if test == "precision":
             farthest = np.abs(vectors[f"{side}32"].astype(np.float64) - vectors[f"{side}64"])
         place = describe_place(a, b, farthest=farthest)
+        if not place["absolute"]:  # the run's own precision does not show it
+            place = describe_place(*wide, farthest=farthest)
         ratio = find_ratio(*wide) if test == "meaning" else None
         if quantity.kind == "parameter" and test == "meaning":
             ratio = find_ratio(wide[0] - vectors["start"], wide[1] - vectors["start"])

@@ -88,7 +88,7 @@ def tell_finding(finding: Finding, ladder: Ladder) -> str:
             f" is {finding.a:.9g} in {ladder.a} and {finding.b:.9g} in {ladder.b}"
             f" ({finding.absolute:.3g} apart, {finding.relative:.3g} relative{ulps})"
         )
-    if finding.ratio is not None:
+    if finding.ratio is not None and f"{finding.ratio:.9g}" != "1":
         text += f"; all of it is {finding.ratio:.9g} times as large in {ladder.b} as in {ladder.a}"
     if (finding.detail and finding.kind != "meaning") or (finding.detail and finding.a is None):
         text += f"; {finding.detail}"
@@ -127,7 +127,7 @@ def tell_excess(pair: Compared, excess: Excess) -> str:
     if excess.kind == "state":
         return (
             f"{excess.distance:.2g} of its size apart, {times} times the bound, but not when step "
-            f"{excess.suspect.step} is made alone: something is kept from the steps before it"
+            f"{excess.suspect.step} is made alone: something is kept from the steps before it, or drawn"
         )
     if excess.kind == "precision" and test == "meaning":
         return (

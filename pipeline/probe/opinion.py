@@ -16,8 +16,8 @@ from pipeline.parity.quantity import TEST, VALIDATION, Quantity
 from pipeline.probe.forced import NARROW, WIDE
 from pipeline.probe.side import Side
 
-ROUNDING = {NARROW: 2.0**-24, WIDE: 2.0**-53}
-"""Half the distance from 1 to the next number: the most that one rounding moves a number by."""
+ROUNDING = {NARROW: 2.0**-23, WIDE: 2.0**-52}
+"""The distance from 1 to the next number: a number is moved to a neighbour, or stays."""
 
 
 def give_opinions(
@@ -194,18 +194,21 @@ def _draw(
 
 
 def draw_factors(values: np.ndarray, *, rng: np.random.Generator, unit: float) -> np.ndarray:
-    """Return a factor for each value, within one rounding of 1; equal values have equal factors.
+    """Return a factor for each value, 1 or a neighbour of it; equal values have equal factors.
 
     So numbers that tie go on to tie: which of them is the largest is a matter of meaning then, and
     no rounding of theirs.
     """
     _, places = np.unique(values, return_inverse=True)
-    drawn = 1 + unit * rng.uniform(-1, 1, size=int(places.max(initial=0)) + 1)
+    drawn = 1 + unit * rng.integers(-1, 2, size=int(places.max(initial=0)) + 1)
     return np.asarray(drawn[places].reshape(values.shape))
 
 
 def move_by_roundings(start: Start, rng: np.random.Generator, *, unit: float) -> Start:
-    """Return a start with every number moved by at most one rounding of itself; 0 stays."""
+    """Return a start whose state is moved by at most one rounding of each number; 0 stays.
+
+    The samples stay: they are no results, and a fault may act on an exact one of them.
+    """
 
     def moved(array: np.ndarray) -> np.ndarray:
         wide = np.asarray(array, np.float64)
@@ -220,7 +223,6 @@ def move_by_roundings(start: Start, rng: np.random.Generator, *, unit: float) ->
             for slot, arrays in start.slots.items()
         },
         gradients=None if gradients is None else {n: moved(g) for n, g in gradients.items()},
-        parts=[(moved(x), y, share) for x, y, share in start.parts],
     )
 
 

@@ -98,7 +98,7 @@ def _explain(
             return miss | {"kind": "state", "text": f"{label}: {text}"}
     text = (
         f"{label} does not come out again as it was recorded ({where}): other code, another "
-        "machine, or a changed record"
+        "machine, a changed record, or a draw that is no operation of its framework"
     )
     return miss | {"kind": "stale", "text": text}
 
