@@ -297,7 +297,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
     from pipeline import config, terminal, tracking
     from pipeline.record import found_in
-    from pipeline.stages.compare import compare, has_ended, may_be_probed, paired
+    from pipeline.stages.compare import compare, may_be_probed, paired
     from pipeline.stages.probe import find_evidence, probe_and_save
 
     settings = config.parse(values)
@@ -327,8 +327,8 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
             unreadable[run] = str(error)
     if "probe" in settings.stages:
         for a, b in paired(records, together=len(runs) == 2)[0]:
-            if not may_be_probed(a, b) or not (has_ended(a) and has_ended(b)):
-                print("not probed: other settings, or a run that did not finish", flush=True)
+            if not may_be_probed(a, b):
+                print("not probed: other settings or other data", flush=True)
                 continue
             print(f"probing {a.label()} against {b.label()}", flush=True)
             if find_evidence(a, b, **sweep.probing(settings)) is None:

@@ -573,8 +573,13 @@ def said(text: str) -> None:
 
 def probing(settings: Any) -> dict[str, Any]:
     """Return what a probe is told by the config."""
-    wanted = ("prove", "gradcheck")
-    return {key: getattr(settings.parity, key) for key in wanted}
+    parity = settings.parity
+    return {
+        "prove": parity.prove,
+        "gradcheck": parity.gradcheck,
+        "accept": accepted_differences(parity.accept),
+        "precision": parity.precision,
+    }
 
 
 def _tag(result: Any) -> None:

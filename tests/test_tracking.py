@@ -23,7 +23,8 @@ def sweep(tmp_path_factory):
     command = [sys.executable, "-m", "pipeline", "-m", "backend=torch,tensorflow"]
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     done = subprocess.run(
-        [*command, "experiment=article"],
+        # What is told while training goes on is nothing here: how much that is, the machine decides.
+        [*command, "experiment=article", "tracking.flush=600"],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -23,6 +23,8 @@ import math
 
 import numpy as np
 
+COARSE = 1e3
+"""How many eps32 of its size an own error is from which on a side is called coarse."""
 NARROW, WIDE = np.finfo(np.float32), np.finfo(np.float64)
 
 

@@ -112,6 +112,11 @@ class Compared:
         rows = self.steps if quantity.kind in PHASES else 1
         if quantity == VALIDATION:
             rows = len(evidence.about["scored"])
+        if quantity.kind == "free":
+            return all(
+                len(evidence.measured(quantity, source).size) == len(evidence.about["free"])
+                for source in "ab"
+            )
         sizes = [evidence.measured(quantity, source).size for source in "ab"]
         again = [evidence.replay(quantity, side) for side in "ab"]
         replayed = all(

@@ -22,10 +22,10 @@ def judge_evaluation(pair: Compared) -> Judged:
     validation curve by the same rule.
     """
     accepted: list[Judged] = []
-    for side, record in (("a", pair.a), ("b", pair.b)):
-        why = check_choice(record)
+    chosen = [(pair.label(s), check_choice(r)) for s, r in (("a", pair.a), ("b", pair.b))]
+    whys = [f"{label}: {why}" for label, why in chosen if why]
+    for why in [*whys, _find_other_scoring(pair)]:
         if why:
-            why = f"{pair.label(side)}: {why}"
             rung = Rung(name="evaluation", verdict="FAIL", kind="state", tensor="best", why=why)
             finding = Finding(
                 kind="state", rung="evaluation", phase="evaluation", step=None, tensor="best",
@@ -59,11 +59,25 @@ def judge_evaluation(pair: Compared) -> Judged:
         rung = dataclasses.replace(judged.rung, verdict="ABSTAIN", by="", why=why)
         return with_accepted(dataclasses.replace(judged, rung=rung), accepted)
     scores = _tell_scores(pair)
-    where = "" if pair.evidence is None or are_same_bits(one, other) else "at equal weights "
+    measured = pair.evidence is not None and pair.tolerance is None
+    where = "at equal weights " if measured and not are_same_bits(one, other) else ""
     why = f"{where}{judged.rung.why}" + (f"; the runs themselves: {scores}" if scores else "")
     rung = dataclasses.replace(judged.rung, why=why)
     notes = (*judged.notes, *_tell_best(pair))
     return with_accepted(dataclasses.replace(judged, rung=rung, notes=notes), accepted)
+
+
+def _find_other_scoring(pair: Compared) -> str:
+    """Say that one side scored its validation set after other steps than the other side."""
+    steps = [
+        [int(step) for step in record.arrays.get("val/step", ()) if step <= pair.steps]
+        for record in (pair.a, pair.b)
+    ]
+    alone = sorted({*steps[0]} ^ {*steps[1]})
+    if not alone:
+        return ""
+    side = pair.label("a" if alone[0] in steps[0] else "b")
+    return f"{side} alone scored its validation set after step {alone[0]}"
 
 
 def _has_diverged(record: RunRecord) -> bool:

@@ -130,7 +130,7 @@ def _abstain_if_other(pair: Compared, judged: list[Judged]) -> list[Judged]:
         )
         for each in judged
     ]
-    return [dataclasses.replace(turned[0], notes=(*notes, *turned[0].notes)), *turned[1:]]
+    return [dataclasses.replace(turned[0], notes=tuple(notes)), *turned[1:]]
 
 
 def _put_together(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.parity.bounds import NARROW
+from pipeline.parity.bounds import COARSE, NARROW
 from pipeline.parity.compared import Compared
 from pipeline.parity.quantity import PHASES
 from pipeline.record import RunRecord
@@ -119,7 +119,7 @@ def _tell_coarse(pair: Compared) -> list[str]:
                 continue
             own = np.minimum(m.own_a[there, 0], m.own_b[there, 0]) / m.size[there, 0]
             typical = float(np.median(own))
-            if typical > 1e3 * float(NARROW.eps) and (worst is None or typical > worst[0]):
+            if typical > COARSE * float(NARROW.eps) and (worst is None or typical > worst[0]):
                 worst = typical, quantity.label
     if worst is None:
         return []

@@ -20,7 +20,8 @@ class Quantity(NamedTuple):
     Attributes
     ----------
     kind
-        One of `PHASES`, or ``activation``, ``prediction``, ``score``.
+        One of `PHASES`, or ``activation``, ``prediction``, ``score``; ``free``, a parameter after
+        two updates from one state, each with its own gradient.
     name
         The tensor's neutral name; of a slot ``<slot>/<parameter>``. Names of different kinds may be
         equal: an activation may be called ``lr``.

@@ -152,7 +152,28 @@ def judge_trajectory(pair: Compared) -> Judged:
     else:
         rows = _rows(pair, *PHASES, start=1, stop=pair.steps)
         judged = judge_quantities(pair, "trajectory", rows, first=2)
+        if judged.rung.verdict == "PASS":
+            judged = _with_free_steps(pair, judged)
     return abstain_if_lonely(pair, judged, *PHASES)
+
+
+def _with_free_steps(pair: Compared, judged: Judged) -> Judged:
+    """Judge two updates in a row from one state, each with its own gradient and its own slots.
+
+    What is wrong in a small element of a gradient or slot is small beside its tensor, and does not
+    reach an update that is given equal ones; a rule that divides by a root makes a step of it.
+    """
+    steps = [] if pair.evidence is None else pair.evidence.about.get("free", [])
+    quantities = [Quantity("free", q.name) for q in pair.shared("parameter")]
+    if not steps or pair.tolerance is not None or any(map(pair.unusable, quantities)):
+        return judged
+    zeros, ones = np.zeros((len(steps), 1)), np.ones((len(steps), 1))
+    rows = dict.fromkeys(quantities, (zeros, ones))
+    free = judge_quantities(pair, "trajectory", rows, first=1, steps=np.asarray(steps))
+    if free.rung.verdict == "FAIL":
+        return free
+    notes = (*judged.notes, *free.notes)
+    return with_accepted(dataclasses.replace(judged, notes=notes), [free] if free.accepted else [])
 
 
 def _rows(

@@ -127,12 +127,20 @@ def tell_excess(pair: Compared, excess: Excess) -> str:
     if excess.kind == "state":
         return (
             f"{excess.distance:.2g} of its size apart, {times} times the bound, but not when step "
-            f"{excess.suspect.step} is made alone: something is kept from the steps before it, or drawn"
+            f"{excess.suspect.step} is made alone: something is kept from the steps before it, or "
+            "drawn"
         )
     if excess.kind == "precision" and test == "meaning":
         return (
             f"{excess.distance:.2g} of its size apart in float64, where operations of one side see "
             f"a narrower type ({times} times the bound)"
+        )
+    if quantity.kind == "free":
+        coarse = f", and {pair.label(side)} is the coarser" if side else ""
+        return (
+            f"two updates from one state, each with its own gradient, end {excess.distance:.2g} of "
+            f"their size apart, {times} times the bound ({test}{coarse}): look at small elements "
+            "of gradients and slots"
         )
     if test == "precision":
         return (

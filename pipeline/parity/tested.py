@@ -83,6 +83,8 @@ def _of_source(
     if narrow:
         for side, own, other in (("a", m.own_a, m.own_b), ("b", m.own_b, m.own_a)):
             bound = bounds.precision_bound(other, m.size, n=n)
+            if quantity.kind == "free":  # noise that a rule amplifies is no coarse arithmetic
+                bound = np.maximum(bounds.COARSE * float(bounds.NARROW.eps) * m.size, bound)
             yield _tested("precision", side, np.minimum(own, m.size), bound, usable, **common)
     if m.lonely.any():
         far = np.where(m.lonely[:, None], np.inf, 0.0) * np.ones(2)
@@ -228,7 +230,7 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
     seen = [max([0.0, *(_EPS.get(t, 0.0) for t in types.get(side, ()))]) for side in "ab"]
     if seen[0] == seen[1]:
         return False
-    if suspect.quantity.kind == "parameter":
+    if suspect.quantity.kind in ("parameter", "free"):
         vectors = pair.evidence.vectors(suspect.quantity, suspect.source, suspect.step)
         if not vectors:  # what is not known yet is not explained
             return False
@@ -250,7 +252,7 @@ def largest_apart(
         for source in evidence.sources(quantity):
             m = evidence.measured(quantity, source)
             free, size = m.free[rows, 0], m.size[rows, 0]
-            keep = ~m.diverged[rows]
+            keep = ~m.diverged[rows] & (size >= float(bounds.NARROW.tiny))  # no digits below it
             far = np.divide(free, size, out=np.where(free > 0, np.inf, 0.0), where=size > 0)
             far = np.where(keep, far, 0.0)
             if len(far) and (worst is None or far.max() > worst[0]):

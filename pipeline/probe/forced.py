@@ -47,6 +47,59 @@ def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) 
             _measure(sides, evidence, source, chunk, starts[source][source], outcomes[source])
 
 
+_FREE = 4  # places at which two updates in a row are made without anything given
+
+
+def measure_free(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> None:
+    """Measure two updates in a row from one state, each with its own gradient, at a few places."""
+    places = sorted({int(k) for k in np.linspace(1, steps - 1, _FREE)}) if steps > 1 else []
+    evidence.about["free"] = places
+    if not places:
+        return
+    steppers = _make_steppers(sides)
+    for source in "ab":
+        ends = {
+            (name, dtype): [
+                two_updates(sides[name], stepper, k, state=sides[source], dtype=dtype)
+                for k in places
+            ]
+            for (name, dtype), stepper in steppers.items()
+        }
+        for name, rows in sides[source].record.named("param").items():
+            four = {key: np.stack([end[f"param/{name}"] for end in each])
+                    for key, each in ends.items()}  # fmt: skip
+            begin = np.stack([rows[k - 1] for k in places])
+            norms = measure_rows(four, native=sides[source].dtype, begin=begin)
+            evidence.put(Quantity("free", name), source, norms)
+
+
+def two_updates(side: Side, stepper: Stepper, k: int, *, state: Side, dtype: str) -> Arrays:
+    """Return what updates k and k + 1 leave, from a side's state before k, with nothing given."""
+    side.configure(dtype)
+    start = side.start(k, state=state)._replace(gradients=None)
+    return go_on(side, stepper, start)
+
+
+def go_on(side: Side, stepper: Stepper, start: Start) -> Arrays:
+    """Return what an update and the next one leave."""
+    once = stepper(start)
+    parts = side.parts(start.k + 1)
+    slots: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in start.slots}
+    for slot, arrays in slots.items():
+        for name in start.slots[slot]:
+            arrays[name] = once[f"slot/{slot}/{name}"]
+    return stepper(
+        Start(
+            k=start.k + 1,
+            values={name: once[f"param/{name}"] for name in start.values},
+            slots=slots,
+            gradients=None,
+            parts=parts,
+            masks=side.masks(start.k + 1, [len(x) for x, *_ in parts]),
+        )
+    )
+
+
 def _make_steppers(sides: Mapping[str, Side]) -> dict[tuple[str, str], Stepper]:
     return {
         (name, dtype): side.stepper(dtype)
@@ -161,7 +214,11 @@ def recorded_rows(record: RunRecord, quantity: Quantity, chunk: range) -> np.nda
 
 
 def measure_rows(
-    four: Mapping[tuple[str, str], np.ndarray], *, native: str, begin: np.ndarray | None = None
+    four: Mapping[tuple[str, str], np.ndarray],
+    *,
+    native: str,
+    begin: np.ndarray | None = None,
+    is_step: bool = True,
 ) -> dict[str, np.ndarray]:
     """Return the norms of one quantity, row by row; see `pipeline.parity.evidence.Measured`.
 
@@ -174,10 +231,20 @@ def measure_rows(
     begin
         Of a parameter what it was before: then the quantity is the update, and its size
         ``‖Δw‖ + ‖w‖``.
+    is_step
+        Whether the quantity is of an update, in which both sides may diverge. Elsewhere an element
+        that is not finite has to be that on both sides.
     """
+    shared = ~np.isfinite(four["a", native]) & ~np.isfinite(four["b", native])
+    if shared.any():  # those are alike; the others are measured
+        four = {key: np.where(shared, 0, values) for key, values in four.items()}
+        begin = None if begin is None else np.where(shared, 0, begin)
     wide = {side: four[side, WIDE].astype(np.float64) for side in "ab"}
     narrow = {side: four[side, NARROW].astype(np.float64) for side in "ab"}
     lonely, diverged = _not_finite(four, native=native)
+    if not is_step:
+        lonely, diverged = lonely | diverged, np.zeros_like(diverged)
+    diverged = diverged | shared.reshape(len(shared), -1).all(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         own = {side: distance.norms(narrow[side] - wide[side]) for side in "ab"}
         apart = distance.norms(wide["a"] - wide["b"])
@@ -257,7 +324,7 @@ def measure_forward(sides: Mapping[str, Side], evidence: Evidence) -> None:
                 continue
             quantity = Quantity("activation", name)
             four = {key: each[name][None] for key, each in shown.items()}
-            evidence.put(quantity, source, measure_rows(four, native=native))
+            evidence.put(quantity, source, measure_rows(four, native=native, is_step=False))
             recorded = sides[source].record.arrays.get(f"layer/{name}")
             if recorded is not None and recorded.shape == array.shape:
                 put_replay(evidence, quantity, source, recorded[None], four[source, native])

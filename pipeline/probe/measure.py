@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config import ConfigError
 from pipeline.models import Twin
 from pipeline.parity.evidence import METHOD, Evidence
-from pipeline.probe.forced import measure_forward, measure_steps
+from pipeline.probe.forced import measure_forward, measure_free, measure_steps
 from pipeline.probe.predictions import measure_predictions
 from pipeline.probe.reference import check_gradients, compare_precisions, measure_reference
 from pipeline.probe.replay import note_draws
@@ -85,6 +85,7 @@ def measure_pair(
     steps = min(side.record.steps for side in sides.values())
     say("each step from equal states, in both precisions")
     measure_steps(sides, evidence, steps=steps)
+    measure_free(sides, evidence, steps=steps)
     measure_forward(sides, evidence)
     measure_predictions(sides, evidence)
     say("the reference in higher precision")

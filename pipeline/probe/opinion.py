@@ -13,7 +13,7 @@ from pipeline.backends.base import Start, Stepper
 from pipeline.parity import bounds, distance
 from pipeline.parity.evidence import DRAWS, Evidence, Suspect
 from pipeline.parity.quantity import TEST, VALIDATION, Quantity
-from pipeline.probe.forced import NARROW, WIDE
+from pipeline.probe.forced import NARROW, WIDE, go_on
 from pipeline.probe.side import Side
 
 ROUNDING = {NARROW: 2.0**-23, WIDE: 2.0**-52}
@@ -31,13 +31,14 @@ def give_opinions(
     float64 step is made again, `DRAWS` times: of `meaning` by roundings of float64, of `precision`
     by those of float32. It excuses a suspect in two ways.
 
-    - *A kink*: some draw of one side agrees with the other side as it is (of `precision`, with the
-      coarse side's own float32 step) within the bound. Moving as far is not enough: an unrelated
-      fault would hide behind any kink.
-    - *Ill-conditioned*: with ``U``, the lower quartile of how far the draws move the quantity, the
-      bound holds with U in place of a smaller own error. No arithmetic of that precision avoids U:
-      one rounding of each number makes it. Beside a kink U is small, for every other draw stays on
-      its side of it.
+    - *A kink*: some draw of each side agrees with the other side as it is (of `precision`, some
+      draw of the coarse side with its own float32 step) within the bound. Moving as far is not
+      enough: an unrelated fault would hide behind any kink. Nor is one side: a fault may act on an
+      exact number, and be off in every draw.
+    - *Ill-conditioned*: with ``U``, the lower quartile of how far the draws move the quantity, of
+      the side that they move less, the bound holds with U in place of a smaller own error. No
+      arithmetic of that precision avoids U: one rounding of each number makes it. Beside a kink U
+      is small, for every other draw stays on its side of it.
 
     A step that is within its bound when it is made alone is not excused: it depends on the steps
     before it by more than its state.
@@ -96,6 +97,8 @@ class _Redo:
         if self._stepper is None:
             self._stepper = self.side.stepper(self.dtype, eager=self._eager)
         self.side.configure(self.dtype)
+        if quantity.kind == "free":
+            return np.asarray(go_on(self.side, self._stepper, start)[f"param/{quantity.name}"])
         outcome = self._stepper(start)
         prefix = {"gradient": "grad", "slot": "slot", "parameter": "param"}
         key = "loss" if quantity.kind == "loss" else f"{prefix[quantity.kind]}/{quantity.name}"
@@ -118,6 +121,8 @@ def start_of(sides: Mapping[str, Side], suspect: Suspect, name: str) -> Start:
             values = {n: rows[suspect.step] for n, rows in source.record.named("param").items()}
         return Start(0, values, {}, None, [], None)
     start = sides[name].start(suspect.step, state=source)
+    if quantity.kind == "free":
+        start = start._replace(gradients=None)
     return start._replace(values=source.first) if quantity.kind == "activation" else start
 
 
@@ -133,7 +138,7 @@ def _keep_vectors(
     for (name, dtype), each in redo.items():
         value = each.once(quantity, start_of(sides, suspect, name))
         evidence.arrays[f"vector/{name}{dtype[-2:]}/{end}"] = np.array(value)
-    if quantity.kind == "parameter":
+    if quantity.kind in ("parameter", "free"):
         start = start_of(sides, suspect, suspect.source)
         before = np.asarray(start.values[quantity.name], np.float64)
         evidence.arrays[f"vector/start/{end}"] = before
@@ -166,9 +171,10 @@ def _draw(
     Returns
     -------
     nearest
-        How many times the bound the nearest draw is from what it should agree with.
+        How many times the bound the nearest draw is from what it should agree with, of the side
+        that comes less near.
     unavoidable
-        The lower quartile of how far the draws move the quantity, in both norms.
+        The lower quartile of how far the draws move the quantity, of the side that they move less.
     """
     quantity = suspect.quantity
     end = f"{suspect.source}/{suspect.step}/{quantity.key}"
@@ -177,8 +183,10 @@ def _draw(
     goals = {"a": vectors["b64"], "b": vectors["a64"]}
     unit = ROUNDING[WIDE]
     if suspect.test == "precision":
-        goals, unit = {suspect.side: vectors[f"{suspect.side}32"]}, ROUNDING[NARROW]
-    nearest, moves = np.inf, []
+        goals = {side: vectors[f"{side}32"] for side in "ab"}
+        unit = ROUNDING[NARROW]
+    nearest = dict.fromkeys("ab", np.inf)
+    moves: dict[str, list[np.ndarray]] = {"a": [], "b": []}
     rng = seeds.stream(sides["a"].job.settings.seed, f"opinion.{suspect.to_list()}")
     starts = {name: start_of(sides, suspect, name) for name in goals}
     for _ in range(DRAWS):
@@ -188,9 +196,11 @@ def _draw(
                 gap = distance.norms((value.astype(np.float64) - goal)[None])[0]
                 moved = distance.norms((value.astype(np.float64) - vectors[f"{side}64"])[None])[0]
             times = np.where(gap == 0, 0.0, gap / bound)
-            nearest = min(nearest, float(np.nan_to_num(times, nan=np.inf).max()))
-            moves.append(np.nan_to_num(moved, nan=0.0, posinf=0.0))
-    return nearest, np.quantile(moves, 0.25, axis=0, method="lower")
+            nearest[side] = min(nearest[side], float(np.nan_to_num(times, nan=np.inf).max()))
+            moves[side].append(np.nan_to_num(moved, nan=0.0, posinf=0.0))
+    quartiles = [np.quantile(each, 0.25, axis=0, method="lower") for each in moves.values()]
+    reached = nearest[suspect.side] if suspect.test == "precision" else max(nearest.values())
+    return reached, np.minimum(*quartiles)
 
 
 def draw_factors(values: np.ndarray, *, rng: np.random.Generator, unit: float) -> np.ndarray:
@@ -242,6 +252,8 @@ def _bound(
     row = suspect.step - 1
     if suspect.quantity == VALIDATION:
         row = list(evidence.about["scored"]).index(suspect.step)
+    elif suspect.quantity.kind == "free":
+        row = list(evidence.about["free"]).index(suspect.step)
     elif suspect.quantity.kind in ("activation", "prediction"):
         row = 0
     if suspect.test == "meaning":

@@ -19,7 +19,7 @@ def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
         for source, side in sides.items():
             outputs = _predict(sides, side.scored(), split="test")
             native = side.dtype
-            evidence.put(TEST, source, measure_rows(outputs, native=native))
+            evidence.put(TEST, source, measure_rows(outputs, native=native, is_step=False))
             put_replay(evidence, TEST, source, side.record.arrays["prediction"][None],
                        outputs[source, native])  # fmt: skip
     steps = _scored_steps(sides)
@@ -31,7 +31,9 @@ def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
         for step in steps:
             values = {name: rows[step] for name, rows in parameters.items()}
             outputs = _predict(sides, values, split="val")
-            evidence.put(VALIDATION, source, measure_rows(outputs, native=side.dtype))
+            evidence.put(
+                VALIDATION, source, measure_rows(outputs, native=side.dtype, is_step=False)
+            )
             _replay_scores(side, evidence, source, int(step), outputs)
 
 

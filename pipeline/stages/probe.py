@@ -34,18 +34,24 @@ def probe_pair(
     *,
     prove: bool = False,
     gradcheck: bool = False,
+    accept: Mapping[str, str] | None = None,
+    precision: str = "fail",
     twins: Mapping[str, Twin] | None = None,
     scratch: Path | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Evidence:
-    """Measure everything that a verdict on a pair needs; see `pipeline.probe.measure`."""
+    """Measure everything that a verdict on a pair needs; see `pipeline.probe.measure`.
+
+    What is accepted, or a note, hides what comes behind it from a second opinion, so the verdict is
+    asked for as it will be asked for later.
+    """
     sides = open_sides(a, b, twins=twins, scratch=scratch)
     evidence = measure_pair(sides, prove=prove, gradcheck=gradcheck, say=say)
     if evidence.about["replay"]:  # a side that draws cannot be judged
         return evidence
     explain_replays(sides, evidence, lambda name: rerun_freely(sides[name]))
     for number in range(_ROUNDS):
-        ladder = judge_probed(a, b, evidence)
+        ladder = judge_probed(a, b, evidence, accept=accept, precision=precision)
         if not ladder.suspects:
             break
         if number == 0:
@@ -77,16 +83,25 @@ def rerun_freely(side: Side) -> RunRecord:
 
 
 def find_evidence(
-    a: RunRecord, b: RunRecord, *, prove: bool = False, gradcheck: bool = False
+    a: RunRecord,
+    b: RunRecord,
+    *,
+    prove: bool = False,
+    gradcheck: bool = False,
+    accept: Mapping[str, str] | None = None,
+    precision: str = "fail",
 ) -> Evidence | None:
     """Return what an earlier probe of this pair left whole, by this method, for what is asked."""
     with contextlib.suppress(ValueError):  # not there, cut short or altered
         evidence = Evidence(RunRecord.load(evidence_folder(a, b)))
         asked = evidence.about.get("asked", {})
         wanted = {"prove": prove, "gradcheck": gradcheck}
-        same_method = evidence.about.get("method") == METHOD
-        if same_method and all(asked.get(key) or not value for key, value in wanted.items()):
-            return evidence
+        if evidence.about.get("method") != METHOD:
+            return None
+        if any(value and not asked.get(key) for key, value in wanted.items()):
+            return None
+        ladder = judge_probed(a, b, evidence, accept=accept, precision=precision)
+        return None if ladder.suspects else evidence
     return None
 
 

@@ -76,7 +76,7 @@ def recorded(*overrides, twin=None, first=None, rates=None, samples=None, into=N
 
 
 def ladder(a, b, *, twins=None, accept=None, precision="fail", **more):
-    evidence = probe_pair(a, b, twins=twins, **more)
+    evidence = probe_pair(a, b, twins=twins, accept=accept, precision=precision, **more)
     return judge_probed(a, b, evidence, accept=accept, precision=precision)
 
 
