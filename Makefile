@@ -42,7 +42,7 @@ test: $(STAMP) ## The whole test suite, in JOBS=2 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-long: $(STAMP) ## Three hundred right pairs, and every fault at more rates, precisions and steps (an hour)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m long tests/parity $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long tests/parity $(ARGS)
 
 test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray, MLflow in a browser (minutes)
 	$(BIN)/python -m pytest -m slow tests/faults tests/test_launchers.py tests/test_live.py tests/test_resume_command.py $(ARGS)

@@ -179,6 +179,7 @@ def _measure(
     outcomes: Outcomes,
 ) -> None:
     native = sides[source].dtype
+    measured: dict[Quantity, dict[str, np.ndarray]] = {}
     for key in outcomes["a", WIDE]:
         quantity = outcome_quantity(key)
         if quantity is None or key not in outcomes["b", WIDE]:
@@ -194,11 +195,28 @@ def _measure(
         if quantity.kind == "parameter":
             begin = np.stack([start.values[quantity.name] for start in starts])
         four = {name: rows[key] for name, rows in outcomes.items()}
-        evidence.put(quantity, source, measure_rows(four, native=native, begin=begin))
+        measured[quantity] = measure_rows(four, native=native, begin=begin)
         recorded = recorded_rows(sides[source].record, quantity, chunk)
         if recorded is not None:
             again = four[source, native]
             put_replay(evidence, quantity, source, recorded, again)
+    widen_gradients(measured)
+    for quantity, rows in measured.items():
+        evidence.put(quantity, source, rows)
+
+
+def widen_gradients(measured: Mapping[Quantity, dict[str, np.ndarray]]) -> None:
+    """Let no gradient be smaller than the rounding of all gradients of its step, eps32 of them.
+
+    One whose exact value is 0, as its addends cancel, is nothing but rounding, and its own norm no
+    measure of that.
+    """
+    gradients = [rows for quantity, rows in measured.items() if quantity.kind == "gradient"]
+    if not gradients:
+        return
+    whole = np.sqrt(np.sum([np.square(rows["size"][:, :1]) for rows in gradients], axis=0))
+    for rows in gradients:
+        rows["size"] = np.fmax(rows["size"], float(np.finfo(NARROW).eps) * whole)
 
 
 def recorded_rows(record: RunRecord, quantity: Quantity, chunk: range) -> np.ndarray | None:

@@ -128,21 +128,23 @@ def stage_with(**names):
 
 def late_scores(right):
     """The score of the epoch before."""
-    kept = []
+    kept = {}  # by the model, so that each training begins anew
 
     def scores(*args, **named):
-        kept.append(right(*args, **named))
-        return kept[max(len(kept) - 2, 0)]
+        own = kept.setdefault(id(args[1]), [args[1]])
+        own.append(right(*args, **named))
+        return own[max(len(own) - 2, 1)]
 
     return scores
 
 
 def scores_of_the_start(right):
-    kept = []
+    kept = {}  # by the model, so that each training begins anew
 
     def scores(*args, **named):
-        kept.append(right(*args, **named))
-        return kept[0]
+        own = kept.setdefault(id(args[1]), [args[1]])
+        own.append(right(*args, **named))
+        return own[1]
 
     return scores
 

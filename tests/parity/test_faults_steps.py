@@ -283,7 +283,7 @@ def data(mutate, step, says="", **more):
 SAMPLES = {
     "the last batch dropped": data(blocks(without_rest), 5, "lacks the batch", runs=(MOVED, f.MIDDLE_64)),
     "the only epoch's last batch dropped": data(
-        blocks(without_rest), 4, "4 of 5 steps", runs=(f.SHORT_32, f.SHORT_64)),
+        blocks(without_rest), 5, "lacks the batch of 13 samples at step 5", runs=(f.SHORT_32, f.SHORT_64)),
     "the last batch dropped, in TensorFlow": data(
         blocks(without_rest), 5, "lacks the batch", side="tensorflow", runs=(MOVED, f.MIDDLE_32)),
     "the order drawn once": data(blocks(once), 6, runs=(MOVED, f.MIDDLE_32, f.LONG_64)),

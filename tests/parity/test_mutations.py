@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import rightly
 import wrongs
 
 from pipeline import losses, models, watching
@@ -455,7 +456,7 @@ MUTATIONS = {
     "Keras's momentum under a schedule": Mutation(
         (*MLP, "optimizer=momentum", "optimizer.lr=0.1", "schedule=exponential"),
         lambda patch: rule(KerasMomentum())(patch), "trajectory",
-        tuple(f"{n} (slot v)" for n in HIDDEN), 2),
+        tuple(f"{n} (slot v)" for n in HIDDEN), 2, "state"),  # the rule keeps the rate before
     "Nesterov without looking ahead": Mutation(
         (*MLP, "optimizer=nesterov", "optimizer.lr=0.1"), rule(plain_momentum), "update", HIDDEN, 1),
     "decay coupled instead of decoupled": Mutation(
@@ -475,7 +476,7 @@ MUTATIONS = {
         ("loss",), 1),
     "label smoothing in the other form": Mutation(
         (*MLP, "loss.smoothing=0.1"), loss(cross_entropy=other_smoothing), "loss", ("loss",), 1),
-    "gradients not zeroed": Mutation(MLP, not_zeroed, "trajectory", HIDDEN, 2),
+    "gradients not zeroed": Mutation(MLP, not_zeroed, "trajectory", HIDDEN, 2, "state"),
     "accumulation summed": Mutation(
         (*MLP, "optimizer.accumulate=2", "train.batch=32"), accumulated_sum, "loss", ("loss",), 1),
     "clipping by tensor": Mutation(
@@ -497,7 +498,7 @@ MUTATIONS = {
     "a GRU's gate order": Mutation(RNN, gru_gates, "forward", ("state1",), 1),
     "attention not scaled": Mutation(ATTENTION, attention(scale=False), "forward", ("score",), 1),
     "softmax over the other axis": Mutation(ATTENTION, attention(axis=-2), "forward", ("attend",), 1),
-    "training mode in evaluation": Mutation(NORM, train_mode, "evaluation", ("best",)),
+    "training mode in evaluation": Mutation(NORM, train_mode, "evaluation", ("best",), None, "state"),
     "GELU by tanh": Mutation(
         (*MLP, "model.activation=gelu"),
         activation("gelu", functools.partial(nn.functional.gelu, approximate="tanh")), "forward",
@@ -584,7 +585,7 @@ def test_a_right_pair_raises_no_alarm(parity, overrides, seed):  # fmt: skip
     assert all(rung.by in ("bits", "rounding") for rung in found.rungs)
 
 
-def test_a_branch_flip_is_no_failure_and_is_located(parity):
+def test_a_branch_flip_is_no_failure(parity):
     """Biases that leave unit j's input for sample j at nothing but rounding, whose sign is chance."""
     overrides = (*MLP, "optimizer=gd", "optimizer.lr=0.1", "train.batch=48", "model.norm=layer",
                  "model.widths=[12,48]", "model.norm_epsilon=1e-5")  # fmt: skip
@@ -600,30 +601,14 @@ def test_a_branch_flip_is_no_failure_and_is_located(parity):
     )
     found = parity.ladder(a, b)
     parity.show(found)
-    flips = [note for note in found.notes if note.startswith("branch flip at step 1")]
     assert found.verdict == "PASS"
-    assert len(flips) == 1
-    assert "norm2[" in flips[0]
-    assert "around 0" in flips[0]
-
-
-@pytest.mark.parametrize(
-    "more", [("model.dropout=0.3",), ("optimizer.accumulate=2", "train.batch=24")]
-)
-def test_the_floor_is_rounding_and_nothing_else(parity, more):
-    """A permuted batch keeps its samples, each with its own dropout mask, in its own update.
-
-    Seven steps of Adam stay within some 1e-7; a mask at another sample's place is 1e-2 and more.
-    """
-    a, b = (parity.recorded(f"backend={name}", *MLP, *more) for name in ("numpy", "torch"))
-    found = parity.ladder(a, b)
-    parity.show(found)
-    assert 0 < found.distances["floor"].max() < 3e-6
+    assert (
+        found.rung("gradients").apart > 1e-3
+    )  # some unit is on in one framework and off in the other
 
 
 def test_the_readme_says_how_many_there_are(parity):
     text = " ".join((parity.CONF.parent / "README.md").read_text().split())
-    pairs = 5 * sum(map(len, VARIANTS.values()))
-    assert f"Of {len(MUTATIONS)} mutations of one side" in text
-    assert f"{len(MUTATIONS)} named at the right rung and tensor" in text
-    assert f"no alarm on {pairs} unmutated pairs" in text
+    assert f"{len(MUTATIONS)} mutations" in text
+    assert f"{len(rightly.PAIRS)} right pairs" in text
+    assert f"below {100 * rightly.upper_rate(0, len(rightly.PAIRS)):.1f} %" in text
