@@ -79,7 +79,7 @@ make = {RIGHT}
 
 Exit code {good}.
 """
-    pictures = """![Distance of the right pair over the steps, with floor and bound](parity-distance.png)
+    pictures = """![Distance of the right pair over the steps, free and from equal states, beside float32's own error](parity-distance.png)
 ![The same of the wrong port](parity-distance-wrong.png)
 ![Each tensor's distance over its bound, rung by rung, of the right pair](parity-ladder.png)
 ![The same of the wrong port](parity-ladder-wrong.png)

@@ -78,13 +78,13 @@ class Fault(NamedTuple):
 def cases(faults: dict[str, Fault]) -> list:
     """Return pytest's parameters, one a fault and run.
 
-    Of every second fault the first run is in `make test`, where it is short; all others are in
+    Of every third fault the first run is in `make test`, where it is short; all others are in
     `make test-long`.
     """
     found = []
     for number, (name, fault) in enumerate(faults.items()):
         for run in fault.runs:
-            quick = run is fault.runs[0] and run.steps <= 10 and number % 2 == 0
+            quick = run is fault.runs[0] and run.steps <= 10 and number % 3 == 0
             case = f"{name}-{run.rate:g}-{run.dtype}-{run.steps}"
             marks = [] if quick else [pytest.mark.long]
             found.append(pytest.param(fault, run, id=case, marks=marks))

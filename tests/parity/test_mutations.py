@@ -568,7 +568,9 @@ def test_every_pair_is_here():
     assert set(VARIANTS) == set(models.names())
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(s, marks=pytest.mark.long) for s in range(1, 5))]
+)
 @pytest.mark.parametrize(
     "overrides",
     [v for many in VARIANTS.values() for v in many],
