@@ -84,7 +84,7 @@ def _of_source(
         for side, own, other in (("a", m.own_a, m.own_b), ("b", m.own_b, m.own_a)):
             bound = bounds.precision_bound(other, m.size, n=n)
             if quantity.kind == "free":  # noise that a rule amplifies is no coarse arithmetic
-                bound = np.maximum(bounds.COARSE * float(bounds.NARROW.eps) * m.size, bound)
+                bound = np.maximum(bounds.FREE * float(bounds.NARROW.eps) * m.size, bound)
             yield _tested("precision", side, np.minimum(own, m.size), bound, usable, **common)
     if m.lonely.any():
         far = np.where(m.lonely[:, None], np.inf, 0.0) * np.ones(2)

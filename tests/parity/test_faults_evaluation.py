@@ -184,8 +184,6 @@ FAULTS = {
     "validation scored one epoch late": state((*MLP, *SCORED), stage_with(scores=late_scores), runs=(TEN, STEADY)),
     "validation scored with the start": state(
         (*MLP, *SCORED), stage_with(scores=scores_of_the_start), side="tensorflow", runs=(TEN,)),
-    "the last weights scored for the best": state(
-        (*BEST, "train.weights=best", "optimizer.lr=0.5"), scored_with_the_last, runs=(f.Run(0.3, "float32", 20),)),
 }  # fmt: skip
 
 
