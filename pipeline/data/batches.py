@@ -195,7 +195,7 @@ class Seen:
         """Begin with what `take` returned in another process."""
         if not self._fixed:
             self._parts = [{key.removeprefix("order/"): values for key, values in rows.items()}]
-            self._taken = 1
+            self._taken, self._rows = 1, len(rows["order/x_rows"])
 
     def arrays(self, updates: int) -> dict[str, np.ndarray]:
         """Return the fingerprints of the batches of so many updates, as in a record."""

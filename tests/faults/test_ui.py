@@ -123,7 +123,7 @@ def test_a_parents_description_says_what_was_asked_and_what_came_of_it(served, l
     text = page.inner_text("body")
     assert "Sweep, 6 jobs; its runs are nested below. Its tags linked.… name those" in text
     assert "optimizer.lr=1e-3,1e-2,10" in text
-    assert "Parity of 2 pairs: 2 PASS." in text
+    assert "Parity of 3 pairs: 3 PASS." in text
     assert "the loss became inf at step 8 (learning rate 10)" in text
     (head, *rows) = page.locator("table").first.locator("tr").all_inner_texts()
     assert head.split("\t")[:4] == ["backend.name", "optimizer.name", "optimizer.lr", "mse"]
