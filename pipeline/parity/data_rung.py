@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.parity.compared import Compared
-from pipeline.parity.judged import Judged, accept_or_fail
+from pipeline.parity.judged import Judged, accept_or_fail, with_accepted
 from pipeline.parity.verdict import Finding, Rung
 
 
@@ -42,9 +42,14 @@ def _compare_batches(
     )
     step_a, step_b = (step[part] for step, part in zip(steps, inside, strict=True))
     n = min(len(step_a), len(step_b))
-    bad = (one["samples"][:n] != other["samples"][:n]) | (
-        one["sequence"][:n] != other["sequence"][:n]
-    )
+    bad = one["samples"][:n] != other["samples"][:n]
+    reordered = (one["sequence"][:n] != other["sequence"][:n]) & ~bad
+    accepted = []
+    if reordered.any() and "order" in pair.accept:  # only the order: all else is still compared
+        batch = int(np.argmax(reordered))
+        accepted.append(_other_batch(pair, one, other, batch, int(step_a[batch])))
+    else:
+        bad |= reordered
     cut = step_a[:n] != step_b[:n]
     if "epoch" in one and "epoch" in other:
         cut |= one["epoch"][:n] != other["epoch"][:n]
@@ -60,13 +65,14 @@ def _compare_batches(
         return _abstain(f"the order of {len(step_a)} and {len(step_b)} batches was recorded")
     dropped = _find_dropped(pair)
     if dropped is not None:
-        return _fail(pair, "batches", dropped[0], dropped[1], "order")
+        return _fail(pair, "batches", dropped[0], dropped[1], "batches")
     ended = explain_lengths(pair)
     if ended.startswith("!"):
         return _fail(pair, "steps", pair.steps, ended[1:], "steps")
-    why = "same samples, splits and order"
+    why = "same samples and splits" if accepted else "same samples, splits and order"
     notes = (ended,) if ended else ()
-    return Judged(rung=Rung(name="data", verdict="PASS", by="bits", why=why), notes=notes)
+    judged = Judged(rung=Rung(name="data", verdict="PASS", by="bits", why=why), notes=notes)
+    return with_accepted(judged, accepted)
 
 
 def _steps(pair: Compared, side: str, order: dict[str, np.ndarray]) -> np.ndarray:
@@ -94,7 +100,7 @@ def _other_cuts(
             longer = one if short == "b" else other
             by_side = dict(zip("ab", counts, strict=True))
             why = _tell_dropped(pair, epoch, by_side, short, longer, batch, step)
-    return _fail(pair, "batches", step, why, "order")
+    return _fail(pair, "batches", step, why, "batches")
 
 
 def _other_batch(
@@ -125,7 +131,8 @@ def _other_batch(
         elif phase == "other samples" and "x" in one and "x" in other:
             which = ": in " + ("y" if one["x"][batch] == other["x"][batch] else "x")
     why = f"the batch of step {step} holds {phase}{which}"
-    return _fail(pair, phase, step, why, "order")
+    tensor = "order" if phase == "the same, in another order" else "batches"
+    return _fail(pair, phase, step, why, tensor)
 
 
 def _which(x: list[np.ndarray], y: list[np.ndarray]) -> str:

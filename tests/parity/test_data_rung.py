@@ -251,3 +251,19 @@ def test_what_only_the_longer_run_did_is_not_judged():
     hand.changed(a, "order/samples", 4, np.uint64(50))
     assert judge(a, b).rung("trajectory").verdict == "PASS"
     assert judge(a, b).rungs[0].verdict == "PASS"
+
+
+def test_an_accepted_order_accepts_nothing_but_the_order():
+    def reordered(x, y):
+        x[[0, 1]], y[[0, 1]] = x[[1, 0]], y[[1, 0]]
+
+    def other_sample_later(x, y):
+        reordered(x, y)
+        y[10 + 8] += 1
+
+    accept = {"order": "streamed"}
+    ladder = judge(*batches(reordered), accept=accept)
+    assert (ladder.rungs[0].verdict, ladder.rungs[0].by) == ("PASS", "accepted")
+    for pair in (batches(other_sample_later), batches(reordered, other_sizes=(4, 3, 3))):
+        ladder = judge(*pair, accept=accept)
+        assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "data")
