@@ -106,7 +106,7 @@ def select_tests(
     steps: np.ndarray | None,
 ) -> list[Tested]:
     """Test quantities over all that was measured, and keep the steps of a rung."""
-    kept = []
+    selected = []
     for quantity in quantities:
         assert pair.evidence is not None
         source = pair.evidence.sources(quantity)[0]
@@ -119,8 +119,8 @@ def select_tests(
                 f: getattr(tested, f)[part]
                 for f in ("steps", "distance", "bound", "size", "beyond")
             }
-            kept.append(dataclasses.replace(tested, **cut))
-    return kept
+            selected.append(dataclasses.replace(tested, **cut))
+    return selected
 
 
 def _cause(kind: str, excess: Sequence[Excess], order: Sequence[Quantity]) -> Excess:

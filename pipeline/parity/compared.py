@@ -154,18 +154,18 @@ def find_broken(pair: Compared) -> str:
         return "a run made no step"
     if a.arrays["loss"].dtype != b.arrays["loss"].dtype:
         return f"other precisions: {a.arrays['loss'].dtype} and {b.arrays['loss'].dtype}"
-    held = []
+    arrays = []
     for record, rows in ((a, pair.left), (b, pair.right)):
         short = [quantity for quantity, values in rows.items() if len(values) < record.steps]
         if short:
             return f"fewer rows of {short[0].key} than steps in the record of {record.label()}"
         rest = {key: record.arrays[key] for key in ("prediction",) if key in record.arrays}
-        held.append({q.key: values[: pair.steps] for q, values in rows.items()} | rest)
+        arrays.append({q.key: values[: pair.steps] for q, values in rows.items()} | rest)
     try:
         for kind in ("first", "last"):
             distance.check_alike(a.named(kind), b.named(kind))
-        shared = [key for key in held[0] if key in held[1]]
-        distance.check_alike(*({key: side[key] for key in shared} for side in held))
+        shared = [key for key in arrays[0] if key in arrays[1]]
+        distance.check_alike(*({key: side[key] for key in shared} for side in arrays))
     except ValueError as error:
         return str(error)
     if pair.evidence is not None and pair.evidence.about.get("broken"):

@@ -115,13 +115,13 @@ def _other_batch(
     if "x_rows" in one and "x_rows" in other:
         starts = [int(order["lengths"][:batch].sum()) for order in (one, other)]
         lengths = [int(order["lengths"][batch]) for order in (one, other)]
-        kept = all(
+        has_rows = all(
             start + length <= len(order["x_rows"])
             for start, length, order in zip(starts, lengths, (one, other), strict=True)
         )
         if lengths[0] != lengths[1]:
             which = f": {lengths[0]} and {lengths[1]} samples"
-        elif kept:
+        elif has_rows:
             x, y = (
                 [order[f"{name}_rows"][start : start + lengths[0]]
                  for order, start in zip((one, other), starts, strict=True)]
@@ -215,8 +215,10 @@ def explain_lengths(pair: Compared) -> str:
         )
     if counts[longer] > whole[longer]:
         return f"!{_unexplained(pair, longer, counts[longer], whole[longer])}"
-    made = f"{counts['a']} and {counts['b']} steps: the {pair.steps} that both made are judged"
-    return f"{'; '.join(texts)}; {made}"
+    judged_steps = (
+        f"{counts['a']} and {counts['b']} steps: the {pair.steps} that both made are judged"
+    )
+    return f"{'; '.join(texts)}; {judged_steps}"
 
 
 def _unexplained(pair: Compared, side: str, made: int, asked: int) -> str:

@@ -107,7 +107,7 @@ def rows(a: np.ndarray, b: np.ndarray) -> Rows:
     left, right = a.reshape(n, -1), b.reshape(n, -1)
     width = max(1, left.shape[1])
     words = ("differs", "nonfinite", "lonely")
-    found = {field.name: np.zeros(n, bool if field.name in words else float)
+    columns = {field.name: np.zeros(n, bool if field.name in words else float)
              for field in dataclasses.fields(Rows)}  # fmt: skip
     tall, looked = max(1, _BLOCK // width), 0
     for top in range(0, n, tall):
@@ -116,15 +116,15 @@ def rows(a: np.ndarray, b: np.ndarray) -> Rows:
             piece = part, slice(start, start + _BLOCK)
             for kind, values in _block(left[piece], right[piece]).items():
                 join = np.add if kind in ("apart", "size") else np.maximum
-                join(found[kind][part], values, out=found[kind][part])
+                join(columns[kind][part], values, out=columns[kind][part])
         looked += tall * width
         if looked >= _RELEASED:
             looked = 0
             _release(a, b)
     _release(a, b)
     for kind in ("apart", "size"):
-        np.sqrt(found[kind], out=found[kind])
-    return Rows(**found)
+        np.sqrt(columns[kind], out=columns[kind])
+    return Rows(**columns)
 
 
 def _block(p: np.ndarray, q: np.ndarray) -> dict[str, np.ndarray]:
@@ -170,9 +170,9 @@ def _special(
     whole = bool(finite.all())
     if not whole:
         wide_p = np.where(finite, wide_p, 0.0)
-    found = {"size": np.einsum("ij,ij->i", wide_p, wide_p)}
+    columns = {"size": np.einsum("ij,ij->i", wide_p, wide_p)}
     if same.all():
-        return found | {"nonfinite": ~finite.all(axis=1)}
+        return columns | {"nonfinite": ~finite.all(axis=1)}
     apart = ulps(p, q)
     difference = np.abs(p - q) if p.dtype.itemsize > 8 else np.abs(wide_p - q.astype(np.float64))
     difference = difference.astype(np.float64)
@@ -186,7 +186,7 @@ def _special(
         scale = np.maximum(np.abs(p), np.abs(q)).astype(np.float64)
         relative = difference / scale
     relative = np.where((difference == 0) | np.isnan(relative), difference, relative)
-    return found | {
+    return columns | {
         "differs": ~same.all(axis=1),
         "absolute": difference.max(axis=1, initial=0.0),
         "relative": relative.max(axis=1, initial=0.0),
@@ -231,14 +231,14 @@ class Gap:
 
 def gap(name: str, a: np.ndarray, b: np.ndarray) -> Gap:
     """Measure two stacks of one parameter, shape ``(rows, ...)``, row 0 the start."""
-    found = rows(a, b)
+    distances = rows(a, b)
     return Gap(
         name=name,
-        first=int(np.argmax(found.differs)) if found.differs.any() else None,
-        absolute=float(found.absolute.max()),
-        relative=float(found.relative.max()),
-        ulp=float(found.ulp.max()),
-        step=int(np.argmax(found.ulp)),
+        first=int(np.argmax(distances.differs)) if distances.differs.any() else None,
+        absolute=float(distances.absolute.max()),
+        relative=float(distances.relative.max()),
+        ulp=float(distances.ulp.max()),
+        step=int(np.argmax(distances.ulp)),
     )
 
 

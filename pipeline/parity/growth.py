@@ -54,8 +54,8 @@ def growth(
     factor = np.divide(d[1:], before, out=np.zeros(len(before)), where=usable)
     if len(factor) and factor.max() > JUMP:
         step = int(np.argmax(factor > JUMP)) + 2
-        what = ", ".join(events.get(step, ())) or "nothing else that is known of"
-        text = f"a jump by {factor[step - 2]:.3g} times at step {step}; there: {what}"
+        event = ", ".join(events.get(step, ())) or "nothing else that is known of"
+        text = f"a jump by {factor[step - 2]:.3g} times at step {step}; there: {event}"
         return Growth(kind="jump", rate=float(factor[step - 2]), step=step, text=text)
     k = np.arange(1, len(d) + 1, dtype=np.float64)
     k, d = k[d > 0], d[d > 0]

@@ -213,8 +213,8 @@ def judge_quantities(
     """
     if pair.tolerance is not None:
         return judge_by_tolerance(pair, name, rows, first=first)
-    found = ((q, find_other_rates(q, sides)) for q, sides in rows.items())
-    rates = {q: int(at[0]) for q, at in found if at is not None}
+    first_other = ((q, find_other_rates(q, sides)) for q, sides in rows.items())
+    rates = {q: int(at[0]) for q, at in first_other if at is not None}
     accepted: list[Judged] = []
     for rate, row in sorted(rates.items(), key=lambda item: (item[1], item[0].name != "lr")):
         step = first + row

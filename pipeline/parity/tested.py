@@ -62,13 +62,13 @@ def run_tests(pair: Compared, quantity: Quantity, *, steps: np.ndarray) -> list[
     """
     evidence = pair.evidence
     assert evidence is not None
-    found: list[Tested] = []
+    tests: list[Tested] = []
     for source in evidence.sources(quantity):
-        found += _of_source(evidence, quantity, source, steps, narrow=pair.dtype == "float32")
+        tests += _of_source(evidence, quantity, source, steps, narrow=pair.dtype == "float32")
     for side in "ab":
         replayed = _replayed(pair, evidence, quantity, side, steps)
-        found += [] if replayed is None else [replayed]
-    return found
+        tests += [] if replayed is None else [replayed]
+    return tests
 
 
 def _of_source(
@@ -227,8 +227,8 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
     """
     assert pair.evidence is not None
     types = pair.evidence.about.get("types", {})
-    seen = [max([0.0, *(_EPS.get(t, 0.0) for t in types.get(side, ()))]) for side in "ab"]
-    if seen[0] == seen[1]:
+    coarsest = [max([0.0, *(_EPS.get(t, 0.0) for t in types.get(side, ()))]) for side in "ab"]
+    if coarsest[0] == coarsest[1]:
         return False
     if suspect.quantity.kind in ("parameter", "free"):
         vectors = pair.evidence.vectors(suspect.quantity, suspect.source, suspect.step)
@@ -237,7 +237,7 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
         one, other, start = (vectors[name] for name in ("a64", "b64", "start"))
         update = max(float(np.linalg.norm(one - start)), float(np.linalg.norm(other - start)))
         far = relative(float(np.linalg.norm(one - other)), update)
-    return far <= bounds.units(1) * max(seen)
+    return far <= bounds.units(1) * max(coarsest)
 
 
 def largest_apart(
