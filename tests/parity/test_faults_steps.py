@@ -276,8 +276,8 @@ def twice(batches, epoch):
         yield x[order], y[order]
 
 
-def data(mutate, step, says="", **more):
-    return Fault(MLP, mutate, "data", ("order", "steps"), step, kind="data", says=says, **more)
+def data(mutate, step, says="", tensor="batches", **more):
+    return Fault(MLP, mutate, "data", (tensor,), step, kind="data", says=says, **more)
 
 
 SAMPLES = {
@@ -291,7 +291,7 @@ SAMPLES = {
     "x and y apart": data(blocks(apart), 1, "in y", runs=(f.SHORT_32, f.SHORT_64)),
     "x and y apart, in TensorFlow": data(blocks(apart), 1, "in y", side="tensorflow", runs=(f.MIDDLE_32,)),
     "pixels by 256": data(blocks(darker), 1, "in x", runs=(f.SHORT_32, f.MIDDLE_64)),
-    "each batch backwards": data(blocks(backwards), 1, "in another order", runs=(f.SHORT_32, f.LONG_32)),
+    "each batch backwards": data(blocks(backwards), 1, "in another order", "order", runs=(f.SHORT_32, f.LONG_32)),
     "a sample twice": data(blocks(twice), 1, "sample 5 of the batch", runs=(f.SHORT_32, f.SHORT_64)),
 }  # fmt: skip
 

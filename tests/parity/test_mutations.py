@@ -482,9 +482,9 @@ MUTATIONS = {
     "clipping by tensor": Mutation(
         (*MLP, "optimizer=gd", "optimizer.lr=0.1", "optimizer.clip_norm=0.01"), clip_by_tensor,
         "update", HIDDEN, 1),
-    "one sample's order swapped": Mutation(MLP, in_samples(swapped_order), "data", ("order",), 1, "data"),
+    "one sample's order swapped": Mutation(MLP, in_samples(swapped_order), "data", ("batches",), 1, "data"),
     "an order swapped within a batch": Mutation(MLP, in_samples(within_batch), "data", ("order",), 1, "data"),
-    "one pixel of one sample": Mutation(MLP, in_samples(one_pixel), "data", ("order",), 1, "data"),
+    "one pixel of one sample": Mutation(MLP, in_samples(one_pixel), "data", ("batches",), 1, "data"),
     "a schedule off by one step": Mutation(
         (*MLP, "schedule=exponential"), late_schedule, "trajectory", ("lr",), 2),
     "padding on the other side": Mutation(
