@@ -20,13 +20,14 @@ Outcomes = Mapping[tuple[str, str], Arrays]
 _BYTES = 1 << 25  # of the four outcomes of some steps that are held together
 
 
-def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> None:
-    """Measure every update from a's states and from b's.
+def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> int:
+    """Measure every update from a's states and from b's; return those before both left the range.
 
     Each phase is forced: an update gets the recorded gradient of the run whose state it starts
     from. Where a loop hands out no gradients, the whole step is forced instead. Where both states
     are the same bits, one measurement stands for both.
     """
+    finite_steps = steps
     makers = {source: _make_steppers(sides) for source in "ab"}
     if any(side.is_compiled for side in sides.values()):  # a graph is compiled once
         makers["b"] = makers["a"]
@@ -44,7 +45,14 @@ def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) 
         rest = [row for row, (one, other) in enumerate(pairs) if not _is_same_state(one, other)]
         outcomes["b"] = _merge(outcomes["a"], _run_all(sides, makers["b"], starts["b"], rest), rest)
         for source in "ab":
-            _measure(sides, evidence, source, chunk, starts[source][source], outcomes[source])
+            out_of_range = leave_range(outcomes[source], native=sides[source].dtype)
+            if out_of_range is not None and out_of_range.any():
+                finite_steps = min(finite_steps, chunk[int(np.argmax(out_of_range))] - 1)
+            _measure(
+                sides, evidence, source, chunk, starts[source][source], outcomes[source],
+                out_of_range,
+            )  # fmt: skip
+    return finite_steps
 
 
 _FREE = 4  # places at which two updates in a row are made without anything given
@@ -177,6 +185,7 @@ def _measure(
     chunk: range,
     starts: Sequence[Start],
     outcomes: Outcomes,
+    out_of_range: np.ndarray | None,
 ) -> None:
     native = sides[source].dtype
     measured: dict[Quantity, dict[str, np.ndarray]] = {}
@@ -195,7 +204,10 @@ def _measure(
         if quantity.kind == "parameter":
             begin = np.stack([start.values[quantity.name] for start in starts])
         four = {name: rows[key] for name, rows in outcomes.items()}
-        measured[quantity] = measure_rows(four, native=native, begin=begin)
+        measured[quantity] = measure_rows(
+            four, native=native, begin=begin,
+            out_of_range=out_of_range if quantity.kind == "gradient" else None,
+        )  # fmt: skip
         recorded = recorded_rows(sides[source].record, quantity, chunk)
         if recorded is not None:
             again = four[source, native]
@@ -203,6 +215,23 @@ def _measure(
     widen_gradients(measured)
     for quantity, rows in measured.items():
         evidence.put(quantity, source, rows)
+
+
+def leave_range(outcomes: Outcomes, *, native: str) -> np.ndarray | None:
+    """Return for each step whether both sides' loss, or one gradient of both, is not finite.
+
+    From there on kernels differ rightly: the derivative of a dead unit is ``0·inf``, which is NaN
+    where it is multiplied and 0 where it is selected.
+    """
+    gone = None
+    for key in outcomes["a", native].keys() & outcomes["b", native].keys():
+        quantity = outcome_quantity(key)
+        if quantity is not None and quantity.kind in ("loss", "gradient"):
+            sides = (outcomes[side, native][key] for side in "ab")
+            bad = [~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1) for rows in sides]
+            both = bad[0] & bad[1]
+            gone = both if gone is None else gone | both
+    return gone
 
 
 def widen_gradients(measured: Mapping[Quantity, dict[str, np.ndarray]]) -> None:
@@ -214,7 +243,7 @@ def widen_gradients(measured: Mapping[Quantity, dict[str, np.ndarray]]) -> None:
     gradients = [rows for quantity, rows in measured.items() if quantity.kind == "gradient"]
     if not gradients:
         return
-    whole = np.sqrt(np.sum([np.square(rows["size"][:, :1]) for rows in gradients], axis=0))
+    whole = distance.norms(np.stack([rows["size"][:, 0] for rows in gradients], axis=1))[:, :1]
     for rows in gradients:
         rows["size"] = np.fmax(rows["size"], float(np.finfo(NARROW).eps) * whole)
 
@@ -237,6 +266,7 @@ def measure_rows(
     native: str,
     begin: np.ndarray | None = None,
     is_step: bool = True,
+    out_of_range: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the norms of one quantity, row by row; see `pipeline.parity.evidence.Measured`.
 
@@ -252,8 +282,14 @@ def measure_rows(
     is_step
         Whether the quantity is of an update, in which both sides may diverge. Elsewhere an element
         that is not finite has to be that on both sides.
+    out_of_range
+        The rows in which both sides left the range of numbers (`leave_range`): there an element
+        that is not finite on either side is not compared.
     """
-    shared = ~np.isfinite(four["a", native]) & ~np.isfinite(four["b", native])
+    bad = [~np.isfinite(four[side, native]) for side in "ab"]
+    shared = bad[0] & bad[1]
+    if out_of_range is not None:
+        shared |= (bad[0] | bad[1]) & out_of_range.reshape(-1, *[1] * (shared.ndim - 1))
     if shared.any():  # those are alike; the others are measured
         four = {key: np.where(shared, 0, values) for key, values in four.items()}
         begin = None if begin is None else np.where(shared, 0, begin)

@@ -84,8 +84,8 @@ def measure_pair(
         return evidence
     steps = min(side.record.steps for side in sides.values())
     say("each step from equal states, in both precisions")
-    measure_steps(sides, evidence, steps=steps)
-    measure_free(sides, evidence, steps=steps)
+    finite_steps = measure_steps(sides, evidence, steps=steps)
+    measure_free(sides, evidence, steps=finite_steps)
     measure_forward(sides, evidence)
     measure_predictions(sides, evidence)
     say("the reference in higher precision")

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline import report
 from pipeline.parity.ladder import judge
-from pipeline.probe.forced import measure_rows
+from pipeline.parity.quantity import Quantity
+from pipeline.probe.forced import leave_range, measure_rows, widen_gradients
 from pipeline.record import RunRecord
 from pipeline.stages import probe
 
@@ -249,3 +250,30 @@ def test_the_size_of_what_one_side_lost_is_the_others(side, value):
     rows = measure_rows(four, native="float32")
     assert (list(rows["lonely"]), list(rows["diverged"])) == ([False], [True])
     assert rows["apart"].tolist() == [[0, 0]]
+
+
+def test_after_both_left_the_range_a_dead_unit_may_be_nan_or_0():
+    grad = {(s, d): np.ones((2, 4), d) for s in "ab" for d in ("float32", "float64")}
+    loss = {key: np.ones(2, key[1]) for key in grad}
+    for key in grad:
+        loss[key][1] = np.inf
+        grad[key][1, 0] = np.nan if key[0] == "a" else 0.0  # 0·inf, multiplied or selected
+    outcomes = {key: {"loss": loss[key], "grad/w": grad[key]} for key in grad}
+    out_of_range = leave_range(outcomes, native="float32")
+    assert list(out_of_range) == [False, True]
+    rows = measure_rows(grad, native="float32", out_of_range=out_of_range)
+    assert not rows["lonely"].any()
+    assert (rows["apart"] == 0).all()
+    for key in grad:
+        grad[key][:, 3] += key[0] == "b"  # what is finite is compared still
+    rows = measure_rows(grad, native="float32", out_of_range=out_of_range)
+    assert (rows["apart"] == 1).all()
+    for key in grad:  # one side alone out of range excuses nothing
+        loss[key][1] = np.inf if key[0] == "a" else 1.0
+    assert not leave_range(outcomes, native="float32").any()
+
+
+def test_the_size_of_all_gradients_does_not_overflow():
+    rows = {"size": np.full((1, 2), 1e200)}
+    widen_gradients({Quantity("gradient", "w"): rows, Quantity("gradient", "b"): rows})
+    assert (rows["size"] == 1e200).all()
