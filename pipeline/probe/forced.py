@@ -223,14 +223,14 @@ def leave_range(outcomes: Outcomes, *, native: str) -> np.ndarray | None:
     From there on kernels differ rightly: the derivative of a dead unit is ``0·inf``, which is NaN
     where it is multiplied and 0 where it is selected.
     """
-    gone = None
+    gone: np.ndarray | None = None
     for key in outcomes["a", native].keys() & outcomes["b", native].keys():
         quantity = outcome_quantity(key)
         if quantity is not None and quantity.kind in ("loss", "gradient"):
             sides = (outcomes[side, native][key] for side in "ab")
             bad = [~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1) for rows in sides]
-            both = bad[0] & bad[1]
-            gone = both if gone is None else gone | both
+            both = np.logical_and(*bad)
+            gone = both if gone is None else np.logical_or(gone, both)
     return gone
 
 
