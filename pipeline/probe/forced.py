@@ -228,8 +228,8 @@ def leave_range(outcomes: Outcomes, *, native: str) -> np.ndarray | None:
         quantity = outcome_quantity(key)
         if quantity is not None and quantity.kind in ("loss", "gradient"):
             sides = (outcomes[side, native][key] for side in "ab")
-            bad = [~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1) for rows in sides]
-            both = np.logical_and(*bad)
+            bad = [(~np.isfinite(rows.reshape(len(rows), -1))).any(axis=1) for rows in sides]
+            both = np.logical_and(bad[0], bad[1])
             gone = both if gone is None else np.logical_or(gone, both)
     return gone
 
