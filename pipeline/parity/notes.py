@@ -108,7 +108,7 @@ def _tell_leaks(pair: Compared) -> list[str]:
 
 
 def _tell_coarse(pair: Compared) -> list[str]:
-    """Tell where both sides are coarse: their errors are alike, and far from one rounding."""
+    """Tell where both sides lose digits: their errors are alike, and far from one rounding."""
     assert pair.evidence is not None
     worst: tuple[float, str] | None = None
     for quantity in pair.shared("loss", "gradient", "slot"):
@@ -124,7 +124,8 @@ def _tell_coarse(pair: Compared) -> list[str]:
     if worst is None:
         return []
     return [
-        f"both sides are coarse: {worst[1]} has an own error of {worst[0]:.2g} of its size in each"
+        f"both sides lose digits: the own error of {worst[1]} is {worst[0]:.2g} of its size in "
+        "each (both compute coarsely, or addends cancel)"
     ]
 
 

@@ -212,5 +212,5 @@ def test_where_both_are_coarse_a_note_says_so():
     a, b = hand.other_bits()
     ladder = judge(a, b, evidence=hand.evidence(a, b, own_a=1e-3, own_b=1e-3))
     assert ladder.verdict == "PASS"
-    assert any(note.startswith("both sides are coarse") for note in ladder.notes)
+    assert any(note.startswith("both sides lose digits") for note in ladder.notes)
     assert not judge(a, b, evidence=hand.evidence(a, b)).notes
