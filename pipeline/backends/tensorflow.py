@@ -652,8 +652,8 @@ def _place(device: str) -> str:
 def _load(placed: Mapping[str, Placed], values: Mapping[str, np.ndarray]) -> None:
     shapes = [tuple(place.variable.shape) for place in placed.values()]
     for place, value in zip(placed.values(), to_framework(placed, values, shapes), strict=True):
-        value = value.astype(place.variable.dtype, copy=False)
-        place.variable.value.assign(value, read_value=False)
+        (tensor,) = _tensors([value], place.variable)
+        tf.raw_ops.AssignVariableOp(resource=place.variable.value.handle, value=tensor)
 
 
 def _force(placed: Mapping[str, Placed], state: State) -> list[tuple]:
@@ -677,8 +677,8 @@ def _tensor(array: np.ndarray, like: keras.Variable) -> tf.Tensor:
 
 def _tensors(arrays: Iterable[np.ndarray], like: keras.Variable) -> list[tf.Tensor]:
     dtype = tf.as_dtype(like.dtype).as_numpy_dtype
-    with tf.device(tf.convert_to_tensor(like).device):  # once: it takes as long as a tensor
-        return [tf.convert_to_tensor(array.astype(dtype, copy=False)) for array in arrays]
+    with tf.device((like.value if isinstance(like, keras.Variable) else like).device):
+        return [tf.constant(array.astype(dtype, copy=False)) for array in arrays]
 
 
 def _array(tensor: tf.Tensor) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from pipeline.probe.side import Side
 def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
     """Measure the test set at each side's scored weights, and its validation curve again."""
     if all("prediction" in side.record.arrays for side in sides.values()):
-        for source, side in sides.items():
-            outputs = _predict(sides, side.scored(), split="test")
+        ends = [side.scored() for side in sides.values()]
+        for (source, side), outputs in zip(
+            sides.items(), _predict_all(sides, ends, split="test"), strict=True
+        ):
             native = side.dtype
             evidence.put(TEST, source, measure_rows(outputs, native=native, is_step=False))
             put_replay(evidence, TEST, source, side.record.arrays["prediction"][None],
@@ -28,9 +30,8 @@ def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
     evidence.about["scored"] = [int(step) for step in steps]
     for source, side in sides.items():
         parameters = side.record.named("param")
-        for step in steps:
-            values = {name: rows[step] for name, rows in parameters.items()}
-            outputs = _predict(sides, values, split="val")
+        curve = [{name: rows[step] for name, rows in parameters.items()} for step in steps]
+        for step, outputs in zip(steps, _predict_all(sides, curve, split="val"), strict=True):
             evidence.put(
                 VALIDATION, source, measure_rows(outputs, native=side.dtype, is_step=False)
             )
@@ -45,14 +46,19 @@ def _scored_steps(sides: Mapping[str, Side]) -> np.ndarray:
     return np.intersect1d(one, other)
 
 
-def _predict(
-    sides: Mapping[str, Side], values: Mapping[str, np.ndarray], *, split: str
-) -> dict[tuple[str, str], np.ndarray]:
-    return {
-        (name, dtype): side.predict(dtype, values, split=split)[None]
+def _predict_all(
+    sides: Mapping[str, Side], weights: Sequence[Mapping[str, np.ndarray]], *, split: str
+) -> list[dict[tuple[str, str], np.ndarray]]:
+    """Return both sides' outputs in both precisions, for each of some weights.
+
+    A precision at a time: to set a framework up for another one costs it the kernels it has made.
+    """
+    columns = {
+        (name, dtype): [side.predict(dtype, values, split=split)[None] for values in weights]
         for name, side in sides.items()
         for dtype in (NARROW, WIDE)
     }
+    return [{key: column[row] for key, column in columns.items()} for row in range(len(weights))]
 
 
 def _replay_scores(
