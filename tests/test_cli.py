@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -10,19 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from servers import environment
+from commands import call, environment, start
 
 from pipeline.record import RunRecord
 
 PIPELINE = (sys.executable, "-m", "pipeline")
 SMALL = ("train.epochs=40", "tracking.model=false", "data.n=20", "data.n_test=10")
-
-
-def call(*overrides, cwd, **env):
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | env
-    return subprocess.run(
-        [*PIPELINE, *overrides], cwd=cwd, env=environment, capture_output=True, text=True
-    )
 
 
 def query(cwd, sql):
@@ -194,12 +186,9 @@ def test_bad_member_of_a_sweep_is_a_failed_job(tmp_path):
 )
 def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep):
     many = ["-m", "seed=0,1"] if sweep else []
-    process = subprocess.Popen(
-        [*PIPELINE, *many, "train.epochs=2000000", "train.log_every=100", "tracking.model=false"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these may run under nohup
-    )  # fmt: skip
+    process = start(
+        *many, "train.epochs=2000000", "train.log_every=100", "tracking.model=false", cwd=tmp_path
+    )
     for line in process.stdout:  # one step in 6,250 is a point of the stored curve
         if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= 20_000:
             break

@@ -16,8 +16,8 @@ import time
 from fcntl import ioctl
 
 import pytest
+from commands import environment
 from rich.console import Console
-from servers import environment
 
 from pipeline import live
 

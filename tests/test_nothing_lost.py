@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import Server, environment
+from commands import environment
+from servers import Server
 
 from pipeline import spool
 from pipeline.record import RunRecord

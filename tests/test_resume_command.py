@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from commands import start
 
 from pipeline.record import RunRecord
 
@@ -20,14 +18,6 @@ SLOW = ("backend=numpy", "data=wine", "model=softmax", "loss=cross_entropy", "tr
         "train.checkpoint=0.05", "record.trace=full", "tracking.flush=0.2")  # fmt: skip
 QUICK = ("backend=numpy,torch", "data=wine", "model=softmax", "loss=cross_entropy", "train.epochs=5",
          "tracking.model=false", "parity.probe=off", "parity.rtol=1e-3", "parity.atol=1e-6")  # fmt: skip
-
-
-def start(*overrides, cwd, **flags):
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | flags
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *overrides], cwd=cwd, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def call(*overrides, cwd, **flags):

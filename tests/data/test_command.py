@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
-import sys
 
+import commands
 import numpy as np
 
 SMALL = ("tracking.uri=sqlite:///x.db", "backend=numpy", "backend.dtype=float64", "tracking.model=false", "data=file", "model=dense")  # fmt: skip
 
 
 def call(*overrides, cwd):
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *SMALL, *overrides],
-        cwd=cwd, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    return commands.call(*SMALL, *overrides, cwd=cwd)
 
 
 def query(cwd, sql):

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import Server, environment
+from commands import environment, start
+from servers import Server
 
 PIPELINE = (sys.executable, "-m", "pipeline")
 
@@ -47,7 +48,9 @@ class Lab:
         return process
 
     def command(self, *overrides):
-        return self.start(*PIPELINE, *overrides)
+        process = start(*overrides, cwd=self.folder)
+        self.running.append(process)
+        return process
 
     def call(self, *overrides):
         process = self.command(*overrides)

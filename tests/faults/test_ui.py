@@ -13,7 +13,8 @@ import subprocess
 import sys
 
 import pytest
-from servers import Server, environment
+from commands import environment
+from servers import Server
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

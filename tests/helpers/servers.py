@@ -12,12 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-
-def environment(**more):
-    """This process's environment without its store, and without what MLflow would start besides."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    quiet = {"PYTHONUNBUFFERED": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return {**kept, **quiet, **more}
+from commands import environment
 
 
 class Server:
