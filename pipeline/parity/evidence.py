@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.parity.quantity import Quantity
+from pipeline.parity.quantity import VALIDATION, Quantity
 from pipeline.record import RunRecord
 
 METHOD = 2
@@ -74,6 +74,7 @@ class Evidence:
       ``b``: ``own_a`` and ``own_b`` are |float32 − float64| of each side, ``apart`` the two sides
       in float64, ``size`` the larger of both, ``free`` the two sides in the run's precision;
       ``lonely`` tells rows that are not finite on one side alone, ``diverged`` on both.
+    - ``update/<source>/<key>``: of a parameter, the larger ``‖Δw‖`` of both sides in float64.
     - ``replay/<side>/<key>``: each side's record against its own step done again.
     - ``error/<side>``: distance to a reference in higher precision, row 0 the start.
     - ``vector/<name>/<source>/<step>/<key>``: of suspects, the values ``a32``, ``b32``, ``a64`` and
@@ -103,6 +104,14 @@ class Evidence:
             key = f"{part}/{source}/{quantity.key}"
             before = self.arrays.get(key)
             self.arrays[key] = values if before is None else np.concatenate([before, values])
+
+    def row(self, quantity: Quantity, step: int) -> int:
+        """Return the row in which a quantity's step was measured."""
+        if quantity == VALIDATION:
+            return list(self.about["scored"]).index(step)
+        if quantity.kind == "free":
+            return list(self.about["free"]).index(step)
+        return 0 if quantity.kind in ("activation", "prediction") else step - 1
 
     def replay(self, quantity: Quantity, side: str) -> np.ndarray | None:
         """Return how far a side's record is from its own steps done again."""

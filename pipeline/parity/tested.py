@@ -231,12 +231,12 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
     if coarsest[0] == coarsest[1]:
         return False
     if suspect.quantity.kind in ("parameter", "free"):
-        vectors = pair.evidence.vectors(suspect.quantity, suspect.source, suspect.step)
-        if not vectors:  # what is not known yet is not explained
+        updates = pair.evidence.arrays.get(f"update/{suspect.source}/{suspect.quantity.key}")
+        if updates is None:
             return False
-        one, other, start = (vectors[name] for name in ("a64", "b64", "start"))
-        update = max(float(np.linalg.norm(one - start)), float(np.linalg.norm(other - start)))
-        far = relative(float(np.linalg.norm(one - other)), update)
+        row = pair.evidence.row(suspect.quantity, suspect.step)
+        apart = pair.evidence.measured(suspect.quantity, suspect.source).apart[row, 0]
+        far = relative(float(apart), float(updates[row, 0]))
     return far <= bounds.units(1) * max(coarsest)
 
 

@@ -303,15 +303,16 @@ def measure_rows(
         own = {side: distance.norms(narrow[side] - wide[side]) for side in "ab"}
         apart = distance.norms(wide["a"] - wide["b"])
         free = apart if native == WIDE else distance.norms(narrow["a"] - narrow["b"])
+        updates: dict[str, np.ndarray] = {}
         if begin is None:
             size = _larger(distance.norms(wide["a"]), distance.norms(wide["b"]))
         else:
             before = begin.astype(np.float64)
-            size = distance.norms(before) + _larger(
-                distance.norms(wide["a"] - before), distance.norms(wide["b"] - before)
-            )
+            update = _larger(distance.norms(wide["a"] - before), distance.norms(wide["b"] - before))
+            size = distance.norms(before) + update
+            updates = {"update": update}
     quiet = diverged[:, None]
-    return {
+    return updates | {
         "own_a": np.where(quiet, 0.0, own["a"]),
         "own_b": np.where(quiet, 0.0, own["b"]),
         "apart": np.where(quiet, 0.0, apart),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,24 @@ ROUNDING = {NARROW: 2.0**-23, WIDE: 2.0**-52}
 """The distance from 1 to the next number: a number is moved to a neighbour, or stays."""
 
 
+class Makers(NamedTuple):
+    """What makes single steps again, by side and precision, and by side with moved roundings."""
+
+    exact: Mapping[tuple[str, str], _Redo]
+    moving: Mapping[str, _Redo]
+
+
+def open_makers(sides: Mapping[str, Side]) -> Makers:
+    """Return what makes steps again; each makes its model, or its graph, once."""
+    return Makers(
+        {(name, dtype): _Redo(side, dtype)
+         for name, side in sides.items() for dtype in (NARROW, WIDE)},
+        {name: _Redo(side, WIDE, eager=True) for name, side in sides.items()},
+    )  # fmt: skip
+
+
 def give_opinions(
-    sides: Mapping[str, Side], evidence: Evidence, suspects: Sequence[Suspect]
+    sides: Mapping[str, Side], evidence: Evidence, suspects: Sequence[Suspect], makers: Makers
 ) -> None:
     """Add a second opinion on each suspect, and the values themselves.
 
@@ -43,16 +59,11 @@ def give_opinions(
     A step that is within its bound when it is made alone is not excused: it depends on the steps
     before it by more than its state.
     """
-    redo = {
-        (name, dtype): _Redo(side, dtype)
-        for name, side in sides.items() for dtype in (NARROW, WIDE)
-    }  # fmt: skip
-    drawing = {name: _Redo(side, WIDE, eager=True) for name, side in sides.items()}
     for suspect in suspects:
-        _keep_vectors(sides, evidence, suspect, redo)
+        _keep_vectors(sides, evidence, suspect, makers.exact)
         opinion = {"suspect": suspect.to_list(), "excused": False, "nearest": None, "alone": True}
         if _is_beyond_alone(sides, evidence, suspect):
-            nearest, unavoidable = _draw(sides, evidence, suspect, drawing)
+            nearest, unavoidable = _draw(sides, evidence, suspect, makers.moving)
             widened = _bound(sides, evidence, suspect, unavoidable=unavoidable)
             apart = _distance(sides, evidence, suspect)
             is_avoidable = bool(bounds.is_beyond(apart[None], widened[None])[0])
@@ -249,13 +260,7 @@ def _bound(
     """
     m = evidence.measured(suspect.quantity, suspect.source)
     n = evidence.terms(suspect.quantity)
-    row = suspect.step - 1
-    if suspect.quantity == VALIDATION:
-        row = list(evidence.about["scored"]).index(suspect.step)
-    elif suspect.quantity.kind == "free":
-        row = list(evidence.about["free"]).index(suspect.step)
-    elif suspect.quantity.kind in ("activation", "prediction"):
-        row = 0
+    row = evidence.row(suspect.quantity, suspect.step)
     if suspect.test == "meaning":
         bound = bounds.meaning_bound(m.own_a, m.own_b, m.size, n=n)[row]
     else:

@@ -17,7 +17,7 @@ from pipeline.parity.evidence import METHOD, Evidence
 from pipeline.parity.ladder import judge
 from pipeline.parity.verdict import Ladder
 from pipeline.probe.measure import measure_pair, open_sides
-from pipeline.probe.opinion import give_opinions, observe_types
+from pipeline.probe.opinion import give_opinions, observe_types, open_makers
 from pipeline.probe.replay import explain_replays
 from pipeline.probe.side import Side
 from pipeline.record import NonFiniteLossError, RunRecord
@@ -50,6 +50,7 @@ def probe_pair(
     if evidence.about["replay"]:  # a side that draws cannot be judged
         return evidence
     explain_replays(sides, evidence, lambda name: rerun_freely(sides[name]))
+    makers = open_makers(sides)
     for number in range(_ROUNDS):
         ladder = judge_probed(a, b, evidence, accept=accept, precision=precision)
         if not ladder.suspects:
@@ -57,7 +58,7 @@ def probe_pair(
         if number == 0:
             say("a second opinion on what is beyond its bound")
             observe_types(sides, evidence, ladder.suspects)
-        give_opinions(sides, evidence, ladder.suspects)
+        give_opinions(sides, evidence, ladder.suspects, makers)
     return evidence
 
 

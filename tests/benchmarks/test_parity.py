@@ -17,7 +17,7 @@ from pipeline import data, models, seeds
 from pipeline.parity.evidence import Suspect
 from pipeline.parity.quantity import Quantity
 from pipeline.probe.measure import open_sides
-from pipeline.probe.opinion import give_opinions
+from pipeline.probe.opinion import give_opinions, open_makers
 from pipeline.probe.reference import check_gradients, compare_precisions
 from pipeline.record import RunRecord
 from pipeline.stages.probe import judge_probed, probe_pair, rerun_freely
@@ -149,7 +149,7 @@ def test_a_probe_over_the_trainings_of_its_pair(benchmark, name):
     suspect = Suspect("meaning", "", "a", Quantity("loss", "loss"), 2)
     evidence.arrays["apart/a/loss/loss"][1] = np.inf  # so that there is something to be suspected
     extra = {
-        "second opinion": lambda: give_opinions(sides, evidence, [suspect]),
+        "second opinion": lambda: give_opinions(sides, evidence, [suspect], open_makers(sides)),
         "free rerun": lambda: rerun_freely(sides["a"]),
         "prove": lambda: compare_precisions(sides),
         "gradcheck": lambda: [check_gradients(side) for side in sides.values()],

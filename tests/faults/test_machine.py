@@ -103,7 +103,6 @@ def test_a_disk_on_which_the_store_has_no_room(lab, small_disk):
     (small_disk / "filler").unlink()
     code, _, said = lab.call("stages=[sync]")
     assert code == 0, said
-    assert sorted(s for (s,) in lab.query("select status from runs"))[-1] == "FINISHED"
     assert not lab.count("from runs where status='RUNNING'")
     assert lab.count("from runs where status='FINISHED'") == 1
     assert lab.query("pragma integrity_check") == [("ok",)]

@@ -48,7 +48,7 @@ def test_thirty_runs_killed_and_resumed(lab, tmp_path_factory):
                           or any(at.rglob(name)))  # fmt: skip
                 time.sleep(rng.uniform(0.0, 1.5 if backend == "tensorflow" else 0.4))
                 process.kill()
-            process.communicate()
+            _, said = process.communicate()
             if process.returncode == 0:
                 break
             killed += 1
@@ -59,7 +59,7 @@ def test_thirty_runs_killed_and_resumed(lab, tmp_path_factory):
             else:
                 anew += 1
         whole, found = wholes[backend], finished(lab.folder)
-        assert found
+        assert found, (backend, i, turn, process.returncode, command, said)
         for record in found:  # two where the first was killed between its record and its end
             assert list(record.arrays) == list(whole.arrays)
             for key in set(whole.arrays) - {"seconds"}:
