@@ -47,6 +47,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _initialize_tables
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
@@ -198,8 +199,10 @@ def _prepare_sqlite(uri: str) -> None:
             folder.mkdir(exist_ok=True)
             made.append(folder)
         lock = path.with_name(f".{path.name}.lock")
-        fresh = not path.exists()
         with FileLock(lock):
+            fresh = not path.exists()
+            if fresh:
+                _create_sqlite(path)
             engine = create_engine(uri)
             with engine.connect() as connection:
                 connection.execute(text("PRAGMA journal_mode=WAL"))
@@ -218,6 +221,24 @@ def _prepare_sqlite(uri: str) -> None:
                 folder.rmdir()
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise ConfigError("tracking.uri", uri, f"cannot be written ({reason})") from None
+
+
+def _create_sqlite(path: Path) -> None:
+    """Create a store beside its place and move it there whole.
+
+    MLflow's migrations are no transaction: one that is killed between them leaves a store that no
+    command can open. The caller holds the lock, so what lies there is of one that was killed.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    for leftover in (draft, draft.with_name(f"{draft.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    try:
+        engine = create_engine(f"sqlite:///{draft}")
+        _initialize_tables(engine)
+        engine.dispose()
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _experiment(name: str, artifacts: str) -> str:

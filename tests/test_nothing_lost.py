@@ -165,6 +165,34 @@ def test_a_run_killed_before_the_store_knows_of_it_is_found(
     assert not list(tmp_path.glob("outputs/spool/*"))
 
 
+KILLED_IN_MIGRATION = """
+import os
+from alembic import command
+real = command.upgrade
+def upgrade(config, revision):
+    real(config, "+5")
+    os.kill(os.getpid(), 9)
+command.upgrade = upgrade
+from pipeline import tracking
+tracking.prepare("sqlite:///outputs/mlflow.db")
+"""
+
+
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path, monkeypatch):
+    from pipeline import tracking
+
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_MIGRATION], cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == -9, done.stderr
+    assert not (tmp_path / "outputs/mlflow.db").exists()
+    monkeypatch.chdir(tmp_path)
+    tracking.prepare("sqlite:///outputs/mlflow.db")
+    assert query(tmp_path / "outputs/mlflow.db", "select name from experiments") == [("Default",)]
+    assert not list(tmp_path.glob("outputs/.mlflow.db.new*"))
+
+
 def test_a_run_of_another_host_is_dead_when_its_heartbeat_is_old(tmp_path, monkeypatch, fresh):
     import mlflow
 
