@@ -35,7 +35,7 @@ ui: $(STAMP) ## Open the MLflow UI on what was recorded (http://127.0.0.1:5000)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --host 127.0.0.1 --port 5000 $(ARGS)
 
 server: $(STAMP) ## A tracking server on loopback, artifacts served (tracking.uri=http://127.0.0.1:5000)
-	$(BIN)/python -c "from pipeline import tracking; tracking.prepare('sqlite:///outputs/mlflow.db')"
+	$(BIN)/python -c "from pipeline.tracking.store import prepare_store; prepare_store('sqlite:///outputs/mlflow.db')"
 	$(BIN)/mlflow server --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts --host 127.0.0.1 --port 5000 --workers 2 $(ARGS)
 
 test: $(STAMP) ## The whole test suite, in JOBS=2 processes

@@ -28,7 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pipeline import search, sweep
 from pipeline.config import ConfigError, accepted_differences
 from pipeline.record import RunRecord
-from pipeline.spool import redact
+from pipeline.redact import redact
 
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
@@ -156,11 +156,12 @@ def _single(values: dict[str, Any], folder: Path) -> int:
     job = _interrupted(values) if resume else _resolve(values)
     record = _run(job, folder=folder, name=_name(job.values), parent=None, resume=resume)
     if record is not None:
-        from pipeline import terminal, tracking
+        from pipeline import terminal
+        from pipeline.tracking.views import find_page
 
         terminal.run(record)
         place = values["tracking"]
-        terminal.where(folder, uri=place["uri"], page=tracking.page(place["experiment"]))
+        terminal.where(folder, uri=place["uri"], page=find_page(place["experiment"]))
     return 0
 
 
@@ -218,6 +219,7 @@ def _run(
         name=name,
         parent=parent,
         resume=resume,
+        recover=parent is None,
         progress=progress or terminal.progress,
     )
     return record if record.arrays else None
@@ -225,21 +227,23 @@ def _run(
 
 def _linked(job: Job, *, name: str, parent: str, note: Callable[[str], None]) -> Any:
     """Return the record of the same job if it was finished before, and link it to the sweep."""
-    from pipeline import tracking
     from pipeline.stages.run import load_record
+    from pipeline.tracking.query import find_finished, find_record
+    from pipeline.tracking.run import link_run
+    from pipeline.tracking.store import prepare_store
 
     place = job.settings.tracking
-    tracking.prepare(place.uri, started=True, stale=place.stale)
+    prepare_store(place.uri, started=True)
     tags = job.identity.as_tags()
     asked = tags.pop("asked")
-    done = tracking.finished(experiment=place.experiment, tags=tags, asked=asked)
+    done = find_finished(experiment=place.experiment, tags=tags, asked=asked)
     if done is None:  # or the store does not answer
         return None
     try:
-        record = load_record(tracking.record_folder(done, key="run"), key="run")
+        record = load_record(find_record(done, key="run"), key="run")
     except ConfigError:  # its record is gone: run it again
         return None
-    tracking.link(parent, done, job=HydraConfig.get().job.num, name=name)
+    link_run(parent, done, job=HydraConfig.get().job.num, name=name)
     note(f"finished before, as run {done}; sweep.rerun=true runs it again")
     return record
 
@@ -283,10 +287,13 @@ def _score(values: Mapping[str, Any]) -> int:
             raise ConfigError(key, override.split("=")[-1], "with run=, the config is that run's")
     if tuple(values["stages"]) != ("evaluate",):
         raise ConfigError("stages", values["stages"], "with run=, must be [evaluate]")
-    from pipeline import terminal, tracking
+    from pipeline import terminal
     from pipeline.stages.run import score_again
+    from pipeline.tracking.recover import close_dead_runs
+    from pipeline.tracking.store import use_store
 
-    tracking.find(values["tracking"]["uri"])
+    use_store(values["tracking"]["uri"])
+    close_dead_runs(stale=values["tracking"]["stale"])
     record, scores = score_again(values["run"])
     terminal.run(record)
     print("  ".join(f"eval/{name} {value:.9g}" for name, value in scores.items()))
@@ -295,10 +302,15 @@ def _score(values: Mapping[str, Any]) -> int:
 
 def _compare(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
-    from pipeline import config, terminal, tracking
+    from pipeline import config, terminal
     from pipeline.record import found_in
     from pipeline.stages.compare import compare, may_be_probed, paired
     from pipeline.stages.probe import find_evidence, probe_and_save
+    from pipeline.tracking.query import find_latest_sweep, find_record, find_sweep
+    from pipeline.tracking.recover import close_dead_runs
+    from pipeline.tracking.run import reopen_run
+    from pipeline.tracking.store import use_store
+    from pipeline.tracking.views import find_page
 
     settings = config.parse(values)
     if not set(settings.stages) <= {"probe", "compare"}:
@@ -307,14 +319,15 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     if (len(runs) < 2) == (chosen is None):
         raise ConfigError("compare.runs", runs, "give two or more runs, or compare.sweep")
     if chosen is not None or not all(found_in(Path(run)) for run in runs):
-        tracking.find(settings.tracking.uri)
+        use_store(settings.tracking.uri)
+        close_dead_runs(stale=settings.tracking.stale)
     parent, jobs, title = None, None, f"Comparison of {len(runs)} runs"
     records: list[RunRecord] = []
     unreadable: dict[str, str] = {}
     notes: list[str] = []
     if chosen is not None:
-        parent, children = tracking.sweep_of(
-            tracking.latest_sweep(settings.tracking.experiment) if chosen == "latest" else chosen
+        parent, children = find_sweep(
+            find_latest_sweep(settings.tracking.experiment) if chosen == "latest" else chosen
         )
         title, jobs = parent.info.run_name, json.loads(parent.data.tags.get("jobs", "null"))
         records, unreadable, notes = sweep.left_by(children, jobs=jobs)
@@ -322,7 +335,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
             raise ConfigError("compare.sweep", chosen, "no run of it left a record")
     for run in runs:
         try:
-            records.append(RunRecord.load(tracking.record_folder(run, key="compare.runs")))
+            records.append(RunRecord.load(find_record(run, key="compare.runs")))
         except ValueError as error:
             unreadable[run] = str(error)
     if "probe" in settings.stages:
@@ -355,10 +368,10 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     tolerance = settings.parity.rtol, settings.parity.atol
     if parent is not None and tolerance == (None, None):  # another bar is no news of the sweep
         overrides = json.loads(parent.data.tags.get("overrides", "[]"))
-        tracked = tracking.reopen(parent.info.run_id)
+        tracked = reopen_run(parent.info.run_id)
         sweep.publish(tracked, result, overrides=overrides, jobs=jobs, notes=notes)
     terminal.comparison(result, notes=notes)
-    page = tracking.page(settings.tracking.experiment)
+    page = find_page(settings.tracking.experiment)
     terminal.where(folder, uri=settings.tracking.uri, page=page)
     return result.exit_code
 

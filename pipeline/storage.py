@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +38,29 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or the store behind it, says that a disk is full."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", str(error)):
+        return True  # NumPy's way to say it
+    return any(words in str(error) for words in ("disk is full", "No space left on device"))
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Say of a full disk what did not fit; the half of a record that did makes room again."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        if path.name == "record" and not (path / "record.json").exists():
+            shutil.rmtree(path, ignore_errors=True)
+        named = error.filename or path
+        raise OSError(errno.ENOSPC, "the disk is full", str(named)) from None
 
 
 def array_digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -38,7 +38,7 @@ from pipeline.config import Config, ConfigError, accepted_differences, parse
 from pipeline.parity.evidence import METHOD_NAME
 from pipeline.parity.verdict import WORST
 from pipeline.record import RunRecord
-from pipeline.spool import redact
+from pipeline.redact import redact
 
 if TYPE_CHECKING:
     from pipeline.live import Job
@@ -206,15 +206,19 @@ def _workers(config: DictConfig) -> int:
 
 
 def _open(config: DictConfig, jobs: int | None) -> None:
-    from pipeline import live, report, tracking
+    from pipeline import live, report
+    from pipeline.tracking.recover import close_dead_runs
+    from pipeline.tracking.run import create_run
+    from pipeline.tracking.store import prepare_store
 
     overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
     place = config.tracking
-    tracking.prepare(place.uri, stale=place.stale)
+    prepare_store(place.uri)
+    close_dead_runs(stale=place.stale)
     title = config.sweep.title or swept(overrides)
     if jobs is None:
         search.resume(config, workers=_workers(config))
-    parent = tracking.create(
+    parent = create_run(
         experiment=place.experiment,
         artifacts=place.artifacts,
         name=title,
@@ -358,11 +362,12 @@ def note_failure(
     """
     if parent is None or any((folder / part).exists() for part in ("config.yaml", "spool")):
         return
-    from pipeline import tracking
+    from pipeline.tracking.run import add_failed_run
+    from pipeline.tracking.store import prepare_store
 
-    tracking.prepare(tracked.uri, started=True, stale=tracked.stale)
+    prepare_store(tracked.uri, started=True)
     tags = {"kind": "run", "sweep": parent, "error": f"{type(error).__name__}: {error}"}
-    tracking.add_failed(parent, name=name, tags=tags)
+    add_failed_run(parent, name=name, tags=tags)
 
 
 def finish(*, interrupted: bool) -> int:
@@ -385,12 +390,12 @@ def finish(*, interrupted: bool) -> int:
     with contextlib.suppress(OSError):
         running.parent.rmdir()
     _redact(_opened["folder"] / "multirun.yaml")
-    from pipeline import tracking
+    from pipeline.tracking.run import close_run, delete_run
 
     children = _closed(parent)
     if not children:
-        tracking.close(parent.id, "KILLED" if interrupted else "FAILED")
-        tracking.remove(parent.id)
+        close_run(parent.id, "KILLED" if interrupted else "FAILED")
+        delete_run(parent.id)
         return 0
     failed = [child for child in children if child.info.status != "FINISHED"]
     status, code = ("KILLED" if interrupted else "FAILED"), 1
@@ -403,7 +408,7 @@ def finish(*, interrupted: bool) -> int:
         status = "KILLED"
         raise
     finally:
-        tracking.close(parent.id, status)
+        close_run(parent.id, status)
     return code
 
 
@@ -418,23 +423,26 @@ def _redact(path: Path) -> None:
 
 def _closed(parent: Any) -> list[Any]:
     """Return the children, after closing those whose process is gone."""
-    from pipeline import tracking
+    from pipeline.tracking.query import list_children
+    from pipeline.tracking.recover import awaits_end
+    from pipeline.tracking.run import close_run, reopen_run
 
-    children = tracking.children(parent.id)
+    children = list_children(parent.id)
     running = [child.info.run_id for child in children if child.info.status == "RUNNING"]
-    lost = [run for run in running if not tracking.waits(run)]
+    lost = [run for run in running if not awaits_end(run)]
     for run in lost:
-        tracked = tracking.reopen(run)
+        tracked = reopen_run(run)
         if tracked is not None:
             tracked.log_tags({"error": "its process was killed"})
-        tracking.close(run, "KILLED")
-    return tracking.children(parent.id) if lost else children
+        close_run(run, "KILLED")
+    return list_children(parent.id) if lost else children
 
 
 def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
-    from pipeline import report, terminal, tracking
+    from pipeline import report, terminal
     from pipeline.stages.compare import compare
+    from pipeline.tracking.views import find_page
 
     settings, jobs = _settings(_opened["config"]), _opened["jobs"]
     overrides = list(_opened["config"].hydra.overrides.task)
@@ -466,7 +474,7 @@ def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
         parent.log_tags(best)
         for key, value in best.items():
             print(f"{key}  {value}")
-    page = tracking.page(settings.tracking.experiment)
+    page = find_page(settings.tracking.experiment)
     terminal.where(result.folder, uri=settings.tracking.uri, page=page)
     return result.exit_code if result.judges else 0
 
@@ -478,7 +486,7 @@ def left_by(
 
     Between the two: by id, why those of finished ones cannot be read.
     """
-    from pipeline import tracking
+    from pipeline.tracking.query import find_record
 
     usual = {"RUNNING": "it still runs, or its end waits on disk for the store"}
     records, unreadable, notes = [], {}, []
@@ -486,7 +494,7 @@ def left_by(
         name, status = child.info.run_name, child.info.status
         try:
             place = {"key": "run", "artifacts": child.info.artifact_uri}
-            records.append(RunRecord.load(tracking.record_folder(child.info.run_id, **place)))
+            records.append(RunRecord.load(find_record(child.info.run_id, **place)))
         except (ConfigError, ValueError) as error:  # who failed may have got as far as one or not
             if status == "FINISHED":
                 unreadable[child.info.run_id] = f"{error} ({name})"
@@ -584,10 +592,10 @@ def probing(settings: Any) -> dict[str, Any]:
 
 def _tag(result: Any) -> None:
     """Tell each run of a pair its verdict and who its twin is; of several the worst."""
-    from pipeline import tracking
+    from pipeline.tracking.run import reopen_run
 
     for run in result.unreadable:
-        tracked = tracking.reopen(run)
+        tracked = reopen_run(run)
         if tracked is not None:
             tracked.log_tags({"parity.verdict": "ERROR"})
     told: dict[str, list[tuple[str, str]]] = {}
@@ -598,7 +606,7 @@ def _tag(result: Any) -> None:
     for run, found in told.items():
         worst = max((verdict for verdict, _ in found), key=WORST.__getitem__)
         twins = ", ".join(twin for _, twin in found)
-        tracked = tracking.reopen(run)
+        tracked = reopen_run(run)
         if tracked is not None:
             tracked.log_tags(
                 {"parity.verdict": worst, "parity.twin": twins, "parity.method": METHOD_NAME}

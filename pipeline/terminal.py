@@ -19,7 +19,7 @@ from pipeline import report
 from pipeline.leaderboard import SeedVerdict
 from pipeline.parity.verdict import Ladder
 from pipeline.plots import names
-from pipeline.spool import redact
+from pipeline.redact import redact
 
 _COLOURS = {"PASS": "green", "ABSTAIN": "yellow", "FAIL": "bold red", "ERROR": "bold red"}
 _WIDE = 130  # columns of a terminal from which on a ladder says in its rows where bounds are from

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import checkpoint, identity, spool
+from pipeline import checkpoint, identity, storage
 from pipeline.config import ConfigError
 from pipeline.jobs.job import Job
 from pipeline.record import NonFiniteLossError
@@ -88,7 +88,7 @@ class Checkpoints:
     def save(self, *, epoch: int, counted: Mapping[str, Any], **arrays: Any) -> None:
         """Write one."""
         about = {**self.about, **self.identity.as_tags(), "counted": counted}
-        with spool.room_for(self.folder):
+        with storage.room_for(self.folder):
             checkpoint.save(self.folder, epoch=epoch, about=about, **arrays)
         self._last = time.monotonic()
 

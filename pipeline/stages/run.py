@@ -13,17 +13,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import backends, identity, plots, spool, storage, tracking
+from pipeline import backends, identity, plots, storage
 from pipeline.backends.base import Backend, Model
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config, ConfigError
 from pipeline.jobs.job import Job, choose_trace, list_inexact, show_layers, solve_least_squares
 from pipeline.jobs.resolve import resolve
 from pipeline.record import NonFiniteLossError, RunRecord
+from pipeline.redact import redact
 from pipeline.stages.checkpoints import Checkpoints
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.generate import generate, stored
 from pipeline.stages.train import train
+from pipeline.tracking.deliver import Pace
+from pipeline.tracking.query import find_record
+from pipeline.tracking.recover import close_dead_runs
+from pipeline.tracking.run import Run, open_run, reopen_run
+from pipeline.tracking.store import prepare_store
 
 DATA = Path("outputs/data")
 Progress = Callable[[int], contextlib.AbstractContextManager[Callable[[int, float], None]]]
@@ -44,7 +50,14 @@ def _once_only(settings: Config) -> tuple[Any, ...]:
 
 
 def run(
-    job: Job, *, folder: Path, name: str, parent: str | None, resume: bool, progress: Progress
+    job: Job,
+    *,
+    folder: Path,
+    name: str,
+    parent: str | None,
+    resume: bool,
+    recover: bool = False,
+    progress: Progress,
 ) -> RunRecord:
     """Run the stages generate, train and evaluate as one tracked run.
 
@@ -58,6 +71,8 @@ def run(
         The run's name, and the id of the sweep it belongs to.
     resume
         Whether to go on from the checkpoint of the same job, if there is one.
+    recover
+        Whether to close the runs of dead processes first, as a command does at its start.
     progress
         Given the number of updates, opens what shows how far training is.
 
@@ -75,9 +90,9 @@ def run(
     backend = backends.load(settings.backend.name)
     device = job.configure(backend)
     _fixed[settings.backend.name] = _once_only(settings)
-    tracking.prepare(
-        settings.tracking.uri, started=parent is not None, stale=settings.tracking.stale
-    )
+    prepare_store(settings.tracking.uri, started=parent is not None)
+    if recover:
+        close_dead_runs(stale=settings.tracking.stale)
     job = _with_stored_data(job)
     checkpoints = Checkpoints(job)
     before = checkpoints.load() if resume else None
@@ -114,7 +129,7 @@ def _with_stored_data(job: Job) -> Job:
     """
     path = DATA / f"{job.identity.data}.npz"
     if "generate" in job.settings.stages and not path.is_file():
-        with spool.room_for(DATA):
+        with storage.room_for(DATA):
             generate(job.dataset, folder=DATA)
     return dataclasses.replace(job, dataset=stored(job.dataset, folder=DATA))
 
@@ -186,21 +201,21 @@ def _say_without_gradient(record: RunRecord) -> None:
 
 def _open_run(
     job: Job, *, name: str, tags: Mapping[str, Any], parent: str | None, folder: Path
-) -> contextlib.AbstractContextManager[tracking.Run]:
+) -> contextlib.AbstractContextManager[Run]:
     """Open the run in the store, or on disk for a store that does not answer."""
     place = job.settings.tracking
-    return tracking.open_run(
+    return open_run(
         experiment=place.experiment,
         artifacts=place.artifacts,
         name=name,
         tags=tags,
         parent=parent,
         folder=folder,
-        pace=tracking.Pace(flush=place.flush, heartbeat=place.heartbeat, wait=place.wait),
+        pace=Pace(flush=place.flush, heartbeat=place.heartbeat, wait=place.wait),
     )
 
 
-def _log_inputs(job: Job, tracked: tracking.Run, *, shown: Mapping[str, Any]) -> None:
+def _log_inputs(job: Job, tracked: Run, *, shown: Mapping[str, Any]) -> None:
     """Log a run's settings and its data; of streamed samples those that it is scored on."""
     tracked.log_params(identity.flatten(shown))
     arrays = job.dataset.arrays
@@ -213,7 +228,7 @@ def _log_inputs(job: Job, tracked: tracking.Run, *, shown: Mapping[str, Any]) ->
 def _train(
     job: Job,
     record: RunRecord,
-    tracked: tracking.Run,
+    tracked: Run,
     *,
     backend: Backend,
     model: Model,
@@ -260,7 +275,7 @@ def _train(
 
 
 def _log_model(
-    job: Job, tracked: tracking.Run, *, backend: Backend, model: Model, versions: Mapping[str, str]
+    job: Job, tracked: Run, *, backend: Backend, model: Model, versions: Mapping[str, str]
 ) -> None:
     """Log the model in the framework's own format; where that cannot be done, say so."""
     example = job.dataset.arrays["x_test"][:5].astype(job.settings.backend.dtype)
@@ -274,7 +289,7 @@ def _log_model(
             requires=_requirements(job.settings.backend.name, versions),
         )
     except Exception as error:  # control flow that depends on data cannot be exported
-        reason = tracking.redact(f"{type(error).__name__}: {error}")
+        reason = redact(f"{type(error).__name__}: {error}")
         tracked.log_tags({"model.missing": reason[:500]})
         print("twingrad: warning: the model could not be logged", file=sys.stderr)
 
@@ -282,14 +297,14 @@ def _log_model(
 @contextlib.contextmanager
 def _account(
     record: RunRecord,
-    tracked: tracking.Run,
+    tracked: Run,
     *,
     job: Job,
     folder: Path,
 ) -> Iterator[None]:
     """Save and log what the record holds when its block ends, in whatever way it ends."""
     text = yaml.safe_dump(record.config, sort_keys=False)
-    with spool.room_for(folder / "config.yaml"):
+    with storage.room_for(folder / "config.yaml"):
         storage.write_atomic(folder / "config.yaml", lambda file: file.write(text.encode()))
     tracked.log_file(folder / "config.yaml")
     try:
@@ -301,14 +316,14 @@ def _account(
         raise
     except BaseException as error:
         killed = isinstance(error, KeyboardInterrupt)
-        message = tracking.redact(repr(error))
+        message = redact(repr(error))
         record.about |= {"status": "KILLED" if killed else "FAILED", "message": message}
         raise
     finally:
         _say_without_gradient(record)
         log(record, tracked, points=job.settings.tracking.max_points)
         record.about["run"] = tracked.id
-        with spool.room_for(folder / "record"):
+        with storage.room_for(folder / "record"):
             record.save(folder / "record")
         tracked.log_folder(folder / "record", "record")
         if record.about["status"] != "KILLED":  # who stops a run does not wait for pictures
@@ -318,7 +333,7 @@ def _account(
                 if alone
                 else {"overview": plots.overview(record, job.dataset)}
             )
-            with spool.room_for(folder / "plots"):
+            with storage.room_for(folder / "plots"):
                 plots.save(
                     figures, folder / "plots", formats=job.settings.tracking.figures,
                     dpi=plots.DPI if alone else plots.DPI // 2,  # of hundreds, small ones
@@ -326,7 +341,7 @@ def _account(
             tracked.log_folder(folder / "plots", "plots")
 
 
-def log(record: RunRecord, tracked: tracking.Run, *, points: int) -> None:
+def log(record: RunRecord, tracked: Run, *, points: int) -> None:
     """Log a record's curves and numbers under the names that users rely on."""
     curves = {"train/loss": "loss", "train/lr": "lr", "train/grad_norm": "grad_norm"}
     series = {key: record.arrays[name] for key, name in curves.items() if name in record.arrays}
@@ -350,7 +365,7 @@ def log(record: RunRecord, tracked: tracking.Run, *, points: int) -> None:
 
 def score_again(run_id: str) -> tuple[RunRecord, dict[str, float]]:
     """Score a finished run on its own test samples again, from its record, and log the scores."""
-    folder = tracking.record_folder(run_id, key="run")
+    folder = find_record(run_id, key="run")
     record = load_record(folder, key="run")
     job = resolve(record.config)
     if job.identity.data != record.about["data"]["digest"]:
@@ -360,7 +375,7 @@ def score_again(run_id: str) -> tuple[RunRecord, dict[str, float]]:
     weights = record.named(job.settings.train.weights)
     model = job.build(backend, values=weights, device=device)
     scores = evaluate(record, backend=backend, model=model, dataset=job.dataset)
-    tracked = tracking.reopen(str(record.about.get("run", run_id)))
+    tracked = reopen_run(str(record.about.get("run", run_id)))
     record.save(folder)
     if tracked is not None:
         tracked.log_metrics({f"eval/{k}": v for k, v in scores.items()}, step=record.steps)
@@ -378,7 +393,7 @@ def load_record(folder: Path, *, key: str) -> RunRecord:
 
 def redacted(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config that may be shown: the store's URI without its password."""
-    shown = {**values["tracking"], "uri": tracking.redact(values["tracking"]["uri"])}
+    shown = {**values["tracking"], "uri": redact(values["tracking"]["uri"])}
     return {**values, "tracking": shown}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline import tracking
 from pipeline.config import Config, ConfigError
+from pipeline.tracking.recover import close_dead_runs, list_undelivered
+from pipeline.tracking.store import use_store
 
 
 def sync(settings: Config) -> int:
@@ -18,10 +19,10 @@ def sync(settings: Config) -> int:
     """
     if settings.stages != ("sync",):
         raise ConfigError("stages", list(settings.stages), "sync stands alone")
-    place = settings.tracking
-    tracking.find(place.uri, stale=place.stale)  # delivers, as every command's start does
-    left = tracking.undelivered()
-    for folder in left:
+    use_store(settings.tracking.uri)
+    close_dead_runs(stale=settings.tracking.stale)  # delivers, as every command's start does
+    undelivered = list_undelivered()
+    for folder in undelivered:
         print(f"left    {folder}")
-    print(f"sync    {len(left)} runs still wait" if left else "sync    nothing waits")
-    return 1 if left else 0
+    print(f"sync    {len(undelivered)} runs still wait" if undelivered else "sync    nothing waits")
+    return 1 if undelivered else 0

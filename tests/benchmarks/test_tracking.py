@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from pipeline import tracking
+from pipeline.tracking.run import open_run
+from pipeline.tracking.store import prepare_store
 
 POINTS, PARAMS, ROUNDS = 50, 30, 40
 VALUES = {f"group.key_{i}": str(i) for i in range(PARAMS)}
@@ -23,7 +24,7 @@ STEPS = np.arange(1, POINTS + 1)
 
 
 def ours(folder):
-    opened = tracking.open_run(
+    opened = open_run(
         experiment="ours", artifacts="outputs/artifacts", name="ours", tags=TAGS, parent=None,
         folder=folder,
     )  # fmt: skip
@@ -52,7 +53,7 @@ def test_tracking_against_the_four_bare_calls(benchmark, tmp_path, monkeypatch):
     import mlflow
 
     monkeypatch.chdir(tmp_path)
-    tracking.prepare(f"sqlite:///{tmp_path}/mlflow.db")
+    prepare_store(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = mlflow.MlflowClient().create_experiment("bare")
     for i in range(3):  # connections, imports, the experiment's id
         ours(tmp_path / f"warm{i}"), bare(experiment)

@@ -18,15 +18,16 @@ WORKER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from pipeline import tracking
+from pipeline.tracking.run import open_run
+from pipeline.tracking.store import prepare_store
 
 number = sys.argv[1]
 Path(f"ready{number}").touch()
 while not Path("go").exists():
     time.sleep(0.001)
-tracking.prepare("sqlite:///outputs/mlflow.db")
-opened = tracking.open_run(experiment="e", artifacts="outputs/artifacts", name=number,
-                           tags={"kind": "run"}, parent=None, folder=Path("runs") / number)
+prepare_store("sqlite:///outputs/mlflow.db")
+opened = open_run(experiment="e", artifacts="outputs/artifacts", name=number,
+                  tags={"kind": "run"}, parent=None, folder=Path("runs") / number)
 with opened as run:
     run.log_params({"number": number})
     run.log_series({"x": np.arange(20.0)}, steps=np.arange(1, 21), points=100)

@@ -12,9 +12,10 @@ import sys
 import pairs
 import pytest
 
-from pipeline import plots, sweep, tracking
+from pipeline import plots, sweep
 from pipeline.record import NonFiniteLossError, RunRecord
 from pipeline.stages.compare import compare, paired
+from pipeline.tracking import run as tracking_run
 
 SMALL = ("data.n=20", "data.n_test=10", "train.epochs=5")
 
@@ -238,7 +239,7 @@ def test_a_sweeps_runs_and_its_parent_are_tagged_with_the_verdict_over_seeds(
     runs, tmp_path, monkeypatch, apart, verdict
 ):
     children = {}
-    monkeypatch.setattr(tracking, "reopen", lambda run: children.setdefault(run, Tags()))
+    monkeypatch.setattr(tracking_run, "reopen_run", lambda run: children.setdefault(run, Tags()))
     result = judged(over_seeds(runs, apart=apart), tmp_path, margin=0.01)
     parent = Tags()
     sweep.publish(parent, result, overrides=[], jobs=12, notes=[])
@@ -251,7 +252,7 @@ def test_a_sweeps_runs_and_its_parent_are_tagged_with_the_verdict_over_seeds(
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_group_without_any_pair_is_tagged_too(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "reopen", lambda run: None)
+    monkeypatch.setattr(tracking_run, "reopen_run", lambda run: None)
     parent = Tags()
     result = judged(over_seeds(runs, diverged=6), tmp_path, margin=0.01)
     sweep.publish(parent, result, overrides=[], jobs=12, notes=[])

@@ -9,12 +9,10 @@ free means that the owner is dead, whatever ended it. A line that a crash cut sh
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import re
-import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,14 +23,10 @@ from filelock import FileLock, Timeout
 HOME = Path("outputs/spool")  # spools of runs without a folder, and pointers to those that wait
 Message = Mapping[str, Any]
 
-# A password may hold quotes, so a text between two URIs without a space may go with it.
-_PASSWORD = re.compile(r"://[^\s/@:]*:\S*@|://[^\s/]*@")
-_SECRET = re.compile(r"(?i)([?&;](?:\w*password|passwd|pwd|\w*token|secret|api_?key)=)[^&;\s\"']+")
 
-
-def redact(text: str) -> str:
-    """Return a text without the users, passwords and tokens of the URIs in it."""
-    return _SECRET.sub(r"\1***", _PASSWORD.sub("://***@", text))
+def now_ms() -> int:
+    """Return the time in milliseconds, as MLflow counts it."""
+    return int(time.time() * 1000)
 
 
 class Spool:
@@ -186,29 +180,6 @@ def holds_end_of(run: str, folder: Path) -> bool:
         lines = (folder / "queue.jsonl").read_bytes().splitlines()
         return _position(folder)[1] == run and any("end" in json.loads(line) for line in lines)
     return False
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error, or the store behind it, says that a disk is full."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    if isinstance(error, OSError) and re.search(r"\d+ requested and \d+ written", str(error)):
-        return True  # NumPy's way to say it
-    return any(words in str(error) for words in ("disk is full", "No space left on device"))
-
-
-@contextlib.contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """Say of a full disk what did not fit; the half of a record that did makes room again."""
-    try:
-        yield
-    except OSError as error:
-        if not is_full(error):
-            raise
-        if path.name == "record" and not (path / "record.json").exists():
-            shutil.rmtree(path, ignore_errors=True)
-        named = error.filename or path
-        raise OSError(errno.ENOSPC, "the disk is full", str(named)) from None
 
 
 def _position(folder: Path) -> tuple[int, str | None]:

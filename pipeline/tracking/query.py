@@ -1,0 +1,132 @@
+"""Runs, sweeps and records, looked up in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.artifacts
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from pipeline.config import ConfigError
+from pipeline.record import found_in
+from pipeline.tracking.recover import deliver_waiting
+from pipeline.tracking.run import LINKED
+from pipeline.tracking.store import ANSWER_WAIT, ask_patiently
+
+
+def list_children(parent: str) -> list[Any]:
+    """Return the run of each job of a sweep in the order in which they started.
+
+    One that several jobs are linked to is there once for each of them. What the jobs left on disk
+    is delivered first.
+
+    Raises
+    ------
+    TrackingError
+        If the store does not answer.
+    """
+    deliver_waiting(ANSWER_WAIT)
+    client = MlflowClient()
+    about = ask_patiently(lambda: client.get_run(parent))
+    experiment = about.info.experiment_id
+    linked = [tag.split(".")[-1] for tag in about.data.tags if tag.startswith(LINKED)]
+    found: list[Any] = [ask_patiently(partial(client.get_run, run)) for run in linked]
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1000,
+            page_token=token,
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def find_finished(*, experiment: str, tags: Mapping[str, str], asked: str) -> str | None:
+    """Return the newest finished run with these tags, None if there is none or nobody answers.
+
+    `asked` are words in their usual order: a run of which more was asked has what they ask for.
+    """
+    client = MlflowClient()
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    wanted += f" and tags.`asked` LIKE '%{asked.replace(' ', '%')}%'"
+    try:
+        known = client.get_experiment_by_name(experiment)
+        if known is None:
+            return None
+        found = client.search_runs(
+            [known.experiment_id],
+            filter_string=f"attributes.status = 'FINISHED' and {wanted}",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+    except (MlflowException, requests.RequestException):
+        return None
+    return str(found[0].info.run_id) if found else None
+
+
+def find_sweep(parent: str) -> tuple[Any, list[Any]]:
+    """Return a sweep's parent and its runs.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such sweep.
+    """
+    try:
+        found = list_children(parent)
+        about = MlflowClient().get_run(parent)
+    except MlflowException:
+        found, about = [], None
+    if not found:
+        raise ConfigError("compare.sweep", parent, "is not the id of a sweep with runs")
+    return about, found
+
+
+def find_latest_sweep(experiment: str) -> str:
+    """Return the id of the newest sweep's parent run."""
+    client = MlflowClient()
+    found = client.get_experiment_by_name(experiment)
+    runs = found and client.search_runs(
+        [found.experiment_id],
+        filter_string="tags.kind = 'sweep'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    if not runs:
+        raise ConfigError("compare.sweep", "latest", f"experiment {experiment!r} has no sweep yet")
+    return str(runs[0].info.run_id)
+
+
+def find_record(run: str, *, key: str, artifacts: str = "") -> Path:
+    """Return where a run's record lies: a folder given as such, or a run's artifact.
+
+    Where the URI of its artifacts is known and of this machine, nobody need be asked.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such run, or it holds no record.
+    """
+    local = local_file_uri_to_path(artifacts) if artifacts.startswith("file:") else run
+    here = found_in(Path(local))
+    if here is not None:
+        return here
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="record"))
+    except (MlflowException, OSError):
+        raise ConfigError(
+            key, run, "is neither the id of an MLflow run with a record nor a record folder"
+        ) from None

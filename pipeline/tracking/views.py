@@ -1,0 +1,66 @@
+"""What MLflow's pages show of an experiment: its description, and a view of its runs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from pipeline.tracking.spool import now_ms
+
+VIEW = "twingrad"  # the name of the view of runs, few columns in order
+_COLUMNS = (
+    "params.`backend.name`", "params.`optimizer.name`", "params.`optimizer.lr`", "params.`seed`",
+    "metrics.`train/loss`", "metrics.`eval/mse`", "metrics.`eval/accuracy`",
+    "metrics.`time/train_s`", "tags.`parity.verdict`",
+)  # fmt: skip
+_ABOUT = """\
+Runs of **Twingrad**: the same model trained in several frameworks, and compared.
+
+- A sweep is one run; its jobs are nested below it. Its description says what was asked and what \
+came of it; `report.html` among its artifacts has everything.
+- The view `twingrad` (*Views*) has few columns, in order.
+- `tags.parity.verdict = 'FAIL'` finds the pairs that disagree.
+- Curves are thinned; `record/` among a run's artifacts has every step.
+"""
+
+
+def describe_experiment() -> dict[str, str]:
+    """Return tags of an experiment for MLflow's pages: a description, and a view of its runs.
+
+    The view is what the page itself would save of chosen columns; one that does not know the format
+    leaves it out.
+    """
+    state = {
+        "searchFilter": "", "orderByKey": "attributes.start_time", "orderByAsc": False,
+        "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
+        "modelVersionFilter": "All Runs", "selectedColumns": list(_COLUMNS), "columnOrder": [],
+        "columnWidths": {}, "hideEmptyCharts": True,
+        "globalLineChartConfig": {
+            "xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": "",
+        },
+    }  # fmt: skip
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    view = {
+        "name": VIEW, "createdAt": now_ms(), "updatedAt": now_ms(), "state": f"deflate;{packed}",
+    }  # fmt: skip
+    return {
+        "mlflow.note.content": _ABOUT,
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
+
+
+def find_page(experiment: str) -> str:
+    """Return where MLflow's pages show an experiment's runs in the view made for them."""
+    try:
+        found = MlflowClient().get_experiment_by_name(experiment)
+    except (MlflowException, requests.RequestException):
+        found = None
+    if found is None:
+        return ""
+    shown = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"/#/experiments/{found.experiment_id}/runs?{shown}"

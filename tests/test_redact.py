@@ -1,0 +1,30 @@
+"""Passwords in texts."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.redact import redact
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://me:secret@host:5000", "postgresql+psycopg://me:secret@host/db",
+        "http://secret@host", "http://me:se@secret@host/x", "postgresql://me:a/secret@host/db",
+        "failed: http://me:secret@host, again 'http://me:secret@host'",
+        "https://host/x?token=secret&a=b", "mssql://host/db?user=me&password=secret",
+        '["tracking.uri=http://me:secret@127.0.0.1:1"]',
+        "http://me:it'secret@host", 'http://me:a"secret@host', "'http://it'secret@host'",
+    ],
+)  # fmt: skip
+def test_passwords_are_taken_out_of_any_text(text):
+    shown = redact(text)
+    assert "secret" not in shown
+    assert "***" in shown
+    assert "host" in shown or "127.0.0.1" in shown
+
+
+@pytest.mark.parametrize("text", ["sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000", "a@b"])
+def test_what_holds_no_password_stays(text):
+    assert redact(text) == text
