@@ -57,6 +57,8 @@ class Courier:
             self._changed.notify_all()
             while not journal.empty:
                 failed = journal.attempts > attempts
+                if failed and journal.lost:
+                    return False
                 left = start + (patience if failed else limit) - time.monotonic()
                 if left <= 0:
                     return False

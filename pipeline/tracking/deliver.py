@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -19,8 +19,21 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIF
 
 from pipeline import storage
 from pipeline.config import ConfigError
+from pipeline.redact import redact
 from pipeline.tracking.spool import Message, Spool, now_ms
-from pipeline.tracking.store import describe_error, is_refused
+from pipeline.tracking.store import (
+    HOME_TAG,
+    KEPT,
+    OutsideError,
+    StoreLostError,
+    TrackingError,
+    check_presence,
+    describe_error,
+    is_denied,
+    is_lost,
+    is_refused,
+    sqlite_folder,
+)
 from pipeline.tracking.views import describe_experiment
 
 BATCH_METRICS, BATCH_OTHERS = 800, 100  # 1000 of all kinds in a call
@@ -51,55 +64,189 @@ class Pace:
 class Journal:
     """One run's spool and how the store took it; only the courier delivers it.
 
-    `error` is what the store refused for good, or that its disk is full; `away` that it did not
-    answer the last time.
+    `error` is what the store refused for good, or that its disk is full; `lost` that the store or
+    the run in it is gone; `away` that it did not answer the last time.
+
+    Parameters
+    ----------
+    root
+        Where the files must lie that the queue names, for a queue that was found on disk; what this
+        process wrote itself may name any.
     """
 
-    def __init__(self, place: Spool, *, mark: str, pace: Pace, retry: bool = False) -> None:
+    def __init__(
+        self, place: Spool, *, mark: str, pace: Pace, retry: bool = False, root: Path | None = None
+    ) -> None:
         self.spool = place
         self.mark = mark
         self.pace = pace
         self.error = ""
+        self.lost = ""
         self.cause: BaseException | None = None
         self.away = False
         self.attempts = 0
         self.ended = False
         self.removed = False
         self._retry = retry
+        self._root = root
         self._beat = time.monotonic()
 
     def deliver(self) -> None:
-        """Send what is not delivered, in order; raise at the first thing that does not arrive."""
-        self.spool.beat()
-        client = MlflowClient()
-        for batch, end in split_batches(self.spool.messages()):
-            try:
-                if "create" in batch:
-                    self.spool.run = create_in_store(
-                        client, batch["create"], folder=self.spool.folder, retry=self._retry
-                    )
-                else:
-                    send_message(client, str(self.spool.run), batch, folder=self.spool.folder)
-            except Exception as error:
-                self._retry = True
-                if not is_refused(error):
-                    raise
-                self.error, self.cause = self.error or describe_error(error), error
-                if "create" in batch:
-                    raise
+        """Send what is not delivered, in order; raise at the first thing that does not arrive.
+
+        What the store refuses for good is set aside, and the rest goes on.
+
+        Raises
+        ------
+        StoreLostError
+            If the store is gone, or does not hold the run any more; everything is kept.
+        """
+        try:
+            check_presence()
+            self.spool.beat()
+            self._deliver_rest(MlflowClient())
+            self.lost = ""
+        except Exception as error:
+            self._retry = True
+            if isinstance(error, StoreLostError) or (is_lost(error) and self.spool.run):
+                self.lost = str(error) if isinstance(error, StoreLostError) else _describe_loss()
+                raise StoreLostError(self.lost) from None
+            if is_refused(error):
+                self._note_refusal(error)
+            raise
+
+    def _deliver_rest(self, client: MlflowClient) -> None:
+        messages = list(self.spool.messages())
+        for batch, end in split_batches((m, end) for m, end in messages if is_message(m)):
+            self._deliver_batch(client, batch)
             self.spool.advance(end, self.spool.run)
             if "end" in batch:
                 self.spool.remove()
                 self.removed = True
                 return
-        if time.monotonic() - self._beat >= self.pace.heartbeat and self.spool.run:
+            self._send_heartbeat(client)
+        self._send_heartbeat(client)
+        if messages and messages[-1][1] > self.spool.delivered:  # damaged lines at the end
+            self.spool.advance(messages[-1][1], self.spool.run)
+
+    def _deliver_batch(self, client: MlflowClient, batch: Message) -> None:
+        """Send a batch; of one that is refused send the parts, and set aside what is to blame.
+
+        Raises
+        ------
+        Exception
+            If it did not arrive, or is refused without which there is no run, or no end of it.
+        """
+        folder = self.spool.folder
+        try:
+            if "create" in batch:
+                about = batch["create"]
+                self.spool.run = create_in_store(client, about, folder=folder, retry=self._retry)
+            elif self.spool.run is None:
+                raise TrackingError("the queue does not say which run it is of")
+            else:
+                _check_inside(batch, folder=folder, root=self._root)
+                send_message(client, self.spool.run, batch, folder=folder)
+        except Exception as error:
+            needed = "create" in batch or ("end" in batch and is_denied(error))
+            if not is_refused(error) or needed:
+                raise
+            parts = [] if is_denied(error) else _halve(batch, folder=folder)
+            if parts:
+                for part in parts:
+                    self._deliver_batch(client, part)
+                return
+            self._note_refusal(error)
+            self.spool.set_aside(batch, describe_error(error))
+
+    def _note_refusal(self, error: Exception) -> None:
+        self.error, self.cause = self.error or describe_error(error), error
+
+    def _send_heartbeat(self, client: MlflowClient) -> None:
+        """Say from time to time that the run is alive; a store may refuse that."""
+        if time.monotonic() - self._beat < self.pace.heartbeat or not self.spool.run:
+            return
+        try:
             client.set_tag(self.spool.run, HEARTBEAT, _make_heartbeat(self.spool.folder, self.mark))
-            self._beat = time.monotonic()
+        except MlflowException as error:
+            if not is_refused(error):
+                raise
+        self._beat = time.monotonic()
 
     @property
     def empty(self) -> bool:
         """Whether everything that was written is delivered."""
         return self.removed or self.spool.delivered >= self.spool.written
+
+
+def _describe_loss() -> str:
+    uri = redact(mlflow.get_tracking_uri())
+    return f"the tracking store {uri} does not hold the run any more; {KEPT}"
+
+
+def _check_inside(batch: Message, *, folder: Path, root: Path | None) -> None:
+    """Refuse a file outside the folder that a queue may upload from."""
+    path = batch.get("file") or batch.get("folder")
+    if root is None or path is None:
+        return
+    start = (folder / path).resolve()
+    for file in [start, *(start.rglob("*") if start.is_dir() else ())]:
+        if not file.resolve().is_relative_to(root.resolve()):
+            raise OutsideError(f"{file}: outside {root}, so it is not uploaded")
+
+
+def _halve(batch: Message, *, folder: Path) -> list[Message]:
+    """Return two halves of a batch, or the files of a folder; nothing if it cannot be cut."""
+    if "folder" in batch:
+        start, target = folder / batch["folder"], batch["target"]
+        files = sorted(path for path in start.rglob("*") if path.is_file())
+        within = [Path(target or "") / path.parent.relative_to(start) for path in files]
+        return [
+            {"file": os.path.relpath(path, folder), "target": None if t == Path() else t.as_posix()}
+            for path, t in zip(files, within, strict=True)
+        ]
+    if not set(batch) <= {"params", "tags", "metrics"}:
+        return []
+    if len(batch) > 1:
+        return [{kind: values} for kind, values in batch.items()]
+    ((kind, values),) = batch.items()
+    entries = list(values if kind == "metrics" else values.items())
+    middle = len(entries) // 2
+    halves = [entries[:middle], entries[middle:]] if middle else []
+    return [{kind: half if kind == "metrics" else dict(half)} for half in halves]
+
+
+def is_message(message: Message) -> bool:
+    """Whether a line of a queue can be delivered; a damaged one is passed over."""
+    match message:
+        case {"create": dict(about)}:
+            texts = ("experiment", "artifacts", "name", "mark")
+            return all(isinstance(about.get(key), str) for key in texts) and (
+                isinstance(about.get("tags"), dict) and isinstance(about.get("time"), int)
+            )
+        case {"params": dict(values)} | {"tags": dict(values)}:
+            return all(isinstance(value, str) for value in values.values())
+        case {"metrics": list(rows)}:
+            return all(map(_is_row, rows))
+        case {"table": _, "name": str()}:
+            return True
+        case {"file": str(), "target": _} | {"folder": str(), "target": _}:
+            return True
+        case {"input": dict()} | {"end": "FINISHED" | "FAILED" | "KILLED", "time": int()}:
+            return True
+    return False
+
+
+def _is_row(row: Any) -> bool:
+    match row:
+        case [str(), int() | float(), int(), int()]:
+            return True
+    return False
+
+
+def count_damaged(place: Spool) -> int:
+    """Return how many lines of a queue cannot be delivered, one that was cut short included."""
+    return sum(not is_message(message) for message, _ in place.messages(0)) + place.torn
 
 
 def split_batches(
@@ -168,43 +315,47 @@ def create_in_store(
     if key not in _experiments:
         _experiments[key] = _find_experiment(about["experiment"], about["artifacts"])
     experiment = _experiments[key]
-    if retry:
+    if retry and about["mark"].isalnum():
         mark = f"tags.{HEARTBEAT} LIKE '%{about['mark']}%'"
-        for found in client.search_runs([experiment], filter_string=mark, max_results=1):
-            return str(found.info.run_id)
+        for run in client.search_runs([experiment], filter_string=mark, max_results=1):
+            return str(run.info.run_id)
     tags = about["tags"] | {HEARTBEAT: _make_heartbeat(folder, about["mark"])}
     try:
-        made = client.create_run(
+        run = client.create_run(
             experiment, tags=tags, run_name=about["name"], start_time=about["time"]
         )
     except MlflowException:
         _experiments.pop(key, None)  # it may have been deleted since
         raise
-    return str(made.info.run_id)
+    return str(run.info.run_id)
 
 
 def _find_experiment(name: str, artifacts: str) -> str:
     """Return the id of an experiment, made if it is not there."""
     client = MlflowClient()
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment, refusal = client.get_experiment_by_name(name), None
+    if experiment is None:
         remote = mlflow.get_tracking_uri().startswith("http")
         root = None if remote else Path(artifacts).absolute().as_uri()
-        with contextlib.suppress(MlflowException):  # somebody else made it in the meantime
-            made = client.create_experiment(
-                name, artifact_location=root, tags=describe_experiment()
-            )
-            return str(made)
-        found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
+        home = sqlite_folder()
+        tags = describe_experiment() | ({} if home is None else {HOME_TAG: str(home)})
+        try:
+            return str(client.create_experiment(name, artifact_location=root, tags=tags))
+        except MlflowException as error:  # perhaps somebody else made it in the meantime
+            refusal = error
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None and refusal is not None:
+        raise refusal
+    if experiment is None or experiment.lifecycle_stage != "active":
         raise ConfigError("tracking.experiment", name, "is deleted in this store; choose another")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _make_heartbeat(folder: Path, mark: str) -> str:
-    return json.dumps(
-        {"host": socket.gethostname(), "time": now_ms(), "spool": str(folder), "mark": mark}
-    )
+    """Return a run's sign of life: where its spool lies, also as seen from a store on disk."""
+    beat = {"host": socket.gethostname(), "time": now_ms(), "spool": str(folder), "mark": mark}
+    home = sqlite_folder()
+    return json.dumps(beat if home is None else beat | {"beside": os.path.relpath(folder, home)})
 
 
 def _name_record(folder: Path, run: str) -> None:

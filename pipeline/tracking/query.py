@@ -19,7 +19,7 @@ from pipeline.config import ConfigError
 from pipeline.record import found_in
 from pipeline.tracking.recover import deliver_waiting
 from pipeline.tracking.run import LINKED
-from pipeline.tracking.store import ANSWER_WAIT, ask_patiently
+from pipeline.tracking.store import ANSWER_WAIT, TrackingError, ask_patiently
 
 
 def list_children(parent: str) -> list[Any]:
@@ -36,22 +36,24 @@ def list_children(parent: str) -> list[Any]:
     deliver_waiting(ANSWER_WAIT)
     client = MlflowClient()
     about = ask_patiently(lambda: client.get_run(parent))
-    experiment = about.info.experiment_id
     linked = [tag.split(".")[-1] for tag in about.data.tags if tag.startswith(LINKED)]
-    found: list[Any] = [ask_patiently(partial(client.get_run, run)) for run in linked]
+    runs: list[Any] = [ask_patiently(partial(client.get_run, run)) for run in linked]
     token = None
     while True:
-        page = client.search_runs(
-            [experiment],
-            filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1000,
-            page_token=token,
+        page = ask_patiently(
+            partial(
+                client.search_runs,
+                [about.info.experiment_id],
+                filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'",
+                order_by=["attributes.start_time ASC"],
+                max_results=1000,
+                page_token=token,
+            )
         )
-        found += page
+        runs += page
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 def find_finished(*, experiment: str, tags: Mapping[str, str], asked: str) -> str | None:
@@ -63,18 +65,20 @@ def find_finished(*, experiment: str, tags: Mapping[str, str], asked: str) -> st
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     wanted += f" and tags.`asked` LIKE '%{asked.replace(' ', '%')}%'"
     try:
-        known = client.get_experiment_by_name(experiment)
+        known = ask_patiently(lambda: client.get_experiment_by_name(experiment))
         if known is None:
             return None
-        found = client.search_runs(
-            [known.experiment_id],
-            filter_string=f"attributes.status = 'FINISHED' and {wanted}",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
+        runs = ask_patiently(
+            lambda: client.search_runs(
+                [known.experiment_id],
+                filter_string=f"attributes.status = 'FINISHED' and {wanted}",
+                order_by=["attributes.start_time DESC"],
+                max_results=1,
+            )
         )
-    except (MlflowException, requests.RequestException):
+    except (MlflowException, requests.RequestException, TrackingError):
         return None
-    return str(found[0].info.run_id) if found else None
+    return str(runs[0].info.run_id) if runs else None
 
 
 def find_sweep(parent: str) -> tuple[Any, list[Any]]:
@@ -84,26 +88,30 @@ def find_sweep(parent: str) -> tuple[Any, list[Any]]:
     ------
     ConfigError
         If there is no such sweep.
+    TrackingError
+        If the store does not answer.
     """
     try:
-        found = list_children(parent)
-        about = MlflowClient().get_run(parent)
+        children = list_children(parent)
+        about = ask_patiently(lambda: MlflowClient().get_run(parent))
     except MlflowException:
-        found, about = [], None
-    if not found:
+        children, about = [], None
+    if not children:
         raise ConfigError("compare.sweep", parent, "is not the id of a sweep with runs")
-    return about, found
+    return about, children
 
 
 def find_latest_sweep(experiment: str) -> str:
     """Return the id of the newest sweep's parent run."""
     client = MlflowClient()
-    found = client.get_experiment_by_name(experiment)
-    runs = found and client.search_runs(
-        [found.experiment_id],
-        filter_string="tags.kind = 'sweep'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
+    known = ask_patiently(lambda: client.get_experiment_by_name(experiment))
+    runs = known and ask_patiently(
+        lambda: client.search_runs(
+            [known.experiment_id],
+            filter_string="tags.kind = 'sweep'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
     )
     if not runs:
         raise ConfigError("compare.sweep", "latest", f"experiment {experiment!r} has no sweep yet")
@@ -119,14 +127,23 @@ def find_record(run: str, *, key: str, artifacts: str = "") -> Path:
     ------
     ConfigError
         If there is no such run, or it holds no record.
+    TrackingError
+        If the store does not answer.
     """
     local = local_file_uri_to_path(artifacts) if artifacts.startswith("file:") else run
     here = found_in(Path(local))
     if here is not None:
         return here
+    missing = ConfigError(
+        key, run, "is neither the id of an MLflow run with a record nor a record folder"
+    )
+    client = MlflowClient()
     try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="record"))
-    except (MlflowException, OSError):
-        raise ConfigError(
-            key, run, "is neither the id of an MLflow run with a record nor a record folder"
-        ) from None
+        if not ask_patiently(lambda: client.list_artifacts(run, "record")):
+            raise missing
+        record = ask_patiently(
+            lambda: mlflow.artifacts.download_artifacts(run_id=run, artifact_path="record")
+        )
+    except (MlflowException, requests.RequestException, OSError):
+        raise missing from None
+    return Path(record)

@@ -16,10 +16,12 @@ import contextlib
 import importlib
 import json
 import os
+import socket
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ from pipeline.tracking.deliver import (
     split_batches,
 )
 from pipeline.tracking.spool import Message, Spool, now_ms
-from pipeline.tracking.store import TrackingError, ask_patiently, resolve_uri, say_once
+from pipeline.tracking.store import TrackingError, ask_patiently, resolve_uri, say_once, sqlite_file
 
 LINKED = "linked."  # then a job's number and a run's id: a tag of a parent that counts it too
 _PARAM_LIMIT = 6000
@@ -82,7 +84,8 @@ class Run:
             self._journal.spool.append(*messages)
             return
         for batch, _ in split_batches((message, 0) for message in messages):
-            send_message(MlflowClient(), self._id, batch, folder=Path.cwd())
+            send = partial(send_message, MlflowClient(), self._id, batch, folder=Path.cwd())
+            ask_patiently(send)
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log flattened settings; a value that is too long is cut."""
@@ -229,11 +232,12 @@ class Run:
         Raises
         ------
         TrackingError
-            If the store refused something for good; the run is FAILED then.
+            If the store refused something for good, and the run is FAILED then; or if the store or
+            the run in it is gone.
         """
         journal = self._journal
         if journal is None:
-            MlflowClient().set_terminated(self._id, status)
+            ask_patiently(lambda: MlflowClient().set_terminated(self._id, status))
             return
         patience = journal.pace.wait if self.parent is None else 0.0
         deadline = time.monotonic() + patience
@@ -244,7 +248,9 @@ class Run:
         self._put({"end": status, "time": now_ms()})
         journal.ended = True
         done = COURIER.settle(journal, patience=deadline - time.monotonic())
-        if journal.error and status == "FAILED":
+        if journal.lost and not done:
+            raise TrackingError(journal.lost)
+        if journal.error and status != "KILLED":
             raise TrackingError(journal.error)
         if not done:
             say_once(
@@ -320,15 +326,20 @@ def create_run(
     mark = uuid.uuid4().hex
     place = Spool(spool.HOME / mark if folder is None else folder / "spool")
     given = {key: _text(value) for key, value in tags.items()}
+    uri = mlflow.get_tracking_uri()
     about = {
-        "uri": redact(resolve_uri(mlflow.get_tracking_uri())),
+        "uri": redact(resolve_uri(uri)),
         "experiment": experiment,
         "artifacts": str(Path(artifacts).absolute()),
         "name": redact(name),
         "tags": given | extra,
         "mark": mark,
         "time": now_ms(),
+        "folder": str(place.folder),
+        "host": socket.gethostname(),
     }
+    if uri.startswith("sqlite:"):
+        about["store"] = os.path.relpath(sqlite_file(uri).absolute(), place.folder)
     journal = Journal(place, mark=mark, pace=pace or Pace())
     try:
         place.point()  # who is killed before the store knows of this run is found by that
@@ -373,20 +384,26 @@ def close_run(run_id: str, status: str) -> None:
 
 def delete_run(run_id: str) -> None:
     """Delete a run that holds nothing."""
-    MlflowClient().delete_run(run_id)
+    ask_patiently(lambda: MlflowClient().delete_run(run_id))
 
 
 def reopen_run(run: str) -> Run | None:
-    """Return a finished run to add to, or None where the id is a folder's."""
+    """Return a finished run to add to, or None where the id is a folder's.
+
+    Raises
+    ------
+    TrackingError
+        If the store does not answer.
+    """
     try:
-        return Run(MlflowClient().get_run(run).info.run_id)
+        return Run(ask_patiently(lambda: MlflowClient().get_run(run)).info.run_id)
     except MlflowException:
         return None
 
 
 def link_run(parent: str, run: str, *, job: int, name: str) -> None:
     """Count a finished run among a sweep's children, as what that job would have done."""
-    MlflowClient().set_tag(parent, f"{LINKED}{job}.{run}", name)
+    ask_patiently(lambda: MlflowClient().set_tag(parent, f"{LINKED}{job}.{run}", name))
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.spool import now_ms
+from pipeline.tracking.store import TrackingError, ask_patiently
 
 VIEW = "twingrad"  # the name of the view of runs, few columns in order
 _COLUMNS = (
@@ -57,10 +58,10 @@ def describe_experiment() -> dict[str, str]:
 def find_page(experiment: str) -> str:
     """Return where MLflow's pages show an experiment's runs in the view made for them."""
     try:
-        found = MlflowClient().get_experiment_by_name(experiment)
-    except (MlflowException, requests.RequestException):
-        found = None
-    if found is None:
+        known = ask_patiently(lambda: MlflowClient().get_experiment_by_name(experiment))
+    except (MlflowException, requests.RequestException, TrackingError):
+        known = None
+    if known is None:
         return ""
     shown = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"/#/experiments/{found.experiment_id}/runs?{shown}"
+    return f"/#/experiments/{known.experiment_id}/runs?{shown}"
