@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import random
 import sqlite3
 from collections import Counter
 
+import numpy as np
+import pytest
+from servers import Proxy
 from stores import LONG, call, query, start, until
 
 from pipeline.record import RunRecord
+from pipeline.tracking import recover, run, store
+from pipeline.tracking.courier import COURIER
+from pipeline.tracking.deliver import Pace
 
 
 def test_a_password_reaches_neither_store_nor_disk(tmp_path, server):
@@ -68,3 +76,152 @@ def test_a_server_that_does_not_answer_at_the_start_is_an_error(tmp_path):
     assert "does not answer" in done.stderr
     assert "secret" not in done.stdout + done.stderr
     assert not list(tmp_path.glob("outputs/**/queue.jsonl"))
+
+
+# ---- The server refuses, or stumbles ----------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(server):
+    """A function that puts something before the server that answers some requests itself."""
+    proxies = []
+
+    def start(answer):
+        proxies.append(Proxy(server.uri, answer))
+        return proxies[-1]
+
+    yield start
+    for proxy in proxies:
+        proxy.close()
+
+
+def mine(uri_of_parent):
+    """The runs of the newest sweep."""
+    return f"select run_uuid from tags where key='sweep' and value='{uri_of_parent}'"
+
+
+def test_a_server_that_answers_one_in_five_requests_with_500(tmp_path, server, proxy):
+    """No verdict is an ERROR, no tag is lost, and the command ends as it does without."""
+    chance, failures = random.Random(3), []
+
+    def answer(method, path):
+        if chance.random() < 0.2:
+            failures.append(path)
+            return 500
+        return None
+
+    done = call("-m", "seed=0,1", "backend=numpy", "train.epochs=20", "data.n=20", "data.n_test=10",
+                "tracking.model=false", f"tracking.uri={proxy(answer).uri}", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(failures) > 10
+    assert "ERROR" not in done.stdout
+    parent = query(server.store, "select run_uuid from runs order by start_time desc")
+    newest = [run for (run,) in parent][:3]
+    names = ",".join(f"'{run}'" for run in newest)
+    states = query(server.store, f"select status from runs where run_uuid in ({names})")
+    assert states == [("FINISHED",)] * 3
+    tags = query(server.store, f"select key from tags where run_uuid in ({names})")
+    count = Counter(key for (key,) in tags)
+    assert count["config.digest"] == count["sweep"] == 2
+    assert count["kind"] == 3
+    assert query(
+        server.store, f"select count(*) from metrics where key='eval/mse' and run_uuid in ({names})"
+    ) == [(2,)]
+    assert not list(tmp_path.glob("outputs/**/queue.jsonl"))
+
+
+@pytest.mark.parametrize("status", [401, 403, 413])
+def test_what_a_server_refuses_is_set_aside_and_the_rest_goes_on(
+    tmp_path, monkeypatch, server, proxy, status
+):
+    """Here everything that has the word in it: of one batch a part, of a folder a file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "_ready", {})
+    refused = []
+
+    def answer(method, path):
+        if "big.txt" in path or ("log-batch" in path and refused_batches):
+            refused.append(path)
+            return status
+        return None
+
+    refused_batches = []
+    store.prepare_store(proxy(answer).uri)
+    files = tmp_path / "files"
+    (files / "sub").mkdir(parents=True)
+    for name in ("a.txt", "big.txt", "sub/z.txt"):
+        (files / name).write_text(name)
+    opened = run.open_run(
+        experiment="refused", artifacts="", name=f"r{status}", tags={}, parent=None,
+        folder=tmp_path / "run", pace=Pace(heartbeat=0.0),
+    )  # fmt: skip
+    with pytest.raises(store.TrackingError, match=str(status)), opened as tracked:  # noqa: PT012
+        COURIER.settle(tracked._journal)
+        identity = tracked.id
+        first = query(server.store, f"select value from tags where key='heartbeat' and run_uuid='{identity}'")  # fmt: skip
+        tracked.log_folder(files, "files")
+        tracked.log_metrics({"after": 1.0})
+        COURIER.settle(tracked._journal)
+        assert query(server.store, f"select key from metrics where run_uuid='{identity}'") == [("after",)]  # fmt: skip
+        refused_batches.append(True)
+        tracked.log_series({"x": np.arange(3.0)}, steps=np.arange(3), points=10)
+        COURIER.settle(tracked._journal)
+        refused_batches.clear()
+    assert query(server.store, f"select status from runs where run_uuid='{identity}'") == [("FAILED",)]  # fmt: skip
+    second = query(server.store, f"select value from tags where key='heartbeat' and run_uuid='{identity}'")  # fmt: skip
+    assert json.loads(second[0][0])["time"] > json.loads(first[0][0])["time"]
+    lines = [json.loads(x) for x in (tmp_path / "run/spool/refused.jsonl").read_text().splitlines()]
+    assert all(str(status) in line["reason"] for line in lines)
+    kinds = Counter(next(iter(line["message"])) for line in lines)
+    if status == 413:
+        assert kinds == {"file": 1, "metrics": 3}
+        sent = {p.name for p in (server.folder / "served").rglob("*.txt")}
+        assert {"a.txt", "z.txt"} <= sent
+    else:
+        assert kinds == {"folder": 1, "metrics": 1}
+    assert not list(tmp_path.rglob("queue.jsonl"))
+
+
+def test_an_end_that_is_denied_waits(tmp_path, monkeypatch, server, proxy):
+    """Whose password expires loses nothing: with a new one the run is closed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "_ready", {})
+    denied = [True]
+    uri = proxy(lambda method, path: 401 if denied and "runs/update" in path else None).uri
+    store.prepare_store(uri)
+    opened = run.open_run(
+        experiment="denied", artifacts="", name="r", tags={}, parent=None,
+        folder=tmp_path / "run", pace=Pace(wait=0.5),
+    )  # fmt: skip
+    with pytest.raises(store.TrackingError, match="401"), opened as tracked:
+        tracked.log_metrics({"x": 1.0})
+    COURIER.forget(tracked._journal)
+    tracked._journal.spool.release()
+    assert recover.list_undelivered(tmp_path) == [tmp_path / "run/spool"]
+    denied.clear()
+    assert "delivered" in recover.finish_spool(tmp_path / "run/spool")
+    assert query(server.store, f"select status from runs where run_uuid='{tracked.id}'") == [("FINISHED",)]  # fmt: skip
+
+
+def test_a_server_that_comes_back_empty_is_said_and_what_waits_is_kept(
+    tmp_path, monkeypatch, server
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "_ready", {})
+    store.prepare_store(server.uri)
+    opened = run.open_run(
+        experiment="emptied", artifacts="", name="r", tags={}, parent=None, folder=tmp_path / "run",
+    )  # fmt: skip
+    with pytest.raises(store.TrackingError, match="does not hold the run"), opened as tracked:  # noqa: PT012
+        COURIER.settle(tracked._journal)
+        with contextlib.closing(sqlite3.connect(server.store, timeout=20)) as connection:
+            connection.execute("delete from tags where run_uuid = ?", (tracked.id,))
+            connection.execute("delete from runs where run_uuid = ?", (tracked.id,))
+            connection.commit()
+        tracked.log_metrics({"x": 1.0})
+    COURIER.forget(tracked._journal)
+    tracked._journal.spool.release()
+    kinds = [next(iter(json.loads(m))) for m in (tmp_path / "run/spool/queue.jsonl").open()]
+    assert kinds == ["create", "metrics", "end"]
+    assert "not delivered" in recover.finish_spool(tmp_path / "run/spool")
+    assert recover.list_undelivered() == [tmp_path / "run/spool"]
