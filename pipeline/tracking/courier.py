@@ -57,7 +57,7 @@ class Courier:
             self._changed.notify_all()
             while not journal.empty:
                 failed = journal.attempts > attempts
-                if failed and journal.lost:
+                if failed and (journal.lost or journal.error):
                     return False
                 left = start + (patience if failed else limit) - time.monotonic()
                 if left <= 0:

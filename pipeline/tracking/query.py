@@ -141,9 +141,18 @@ def find_record(run: str, *, key: str, artifacts: str = "") -> Path:
     try:
         if not ask_patiently(lambda: client.list_artifacts(run, "record")):
             raise missing
-        record = ask_patiently(
-            lambda: mlflow.artifacts.download_artifacts(run_id=run, artifact_path="record")
-        )
+        record = ask_patiently(partial(_download_record, run))
     except (MlflowException, requests.RequestException, OSError):
         raise missing from None
     return Path(record)
+
+
+def _download_record(run: str) -> str:
+    """Return where a run's record was copied to, or lies.
+
+    MLflow calls every failure on the way a bad request; here the record is known to be there.
+    """
+    try:
+        return mlflow.artifacts.download_artifacts(run_id=run, artifact_path="record")
+    except MlflowException as error:
+        raise MlflowException(str(error)) from error

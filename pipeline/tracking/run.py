@@ -340,18 +340,18 @@ def create_run(
     }
     if uri.startswith("sqlite:"):
         about["store"] = os.path.relpath(sqlite_file(uri).absolute(), place.folder)
+    strict = parent is None and folder is None  # nothing has begun that it could stop
     journal = Journal(place, mark=mark, pace=pace or Pace())
     try:
         place.point()  # who is killed before the store knows of this run is found by that
         place.append({"create": about})
         COURIER.add(journal)
-        if COURIER.settle(journal):
+        if COURIER.settle(journal, patience=journal.pace.wait if strict else 0.0):
             place.unpoint()
     except BaseException:
         COURIER.forget(journal)
         place.remove()
         raise
-    strict = parent is None and folder is None  # nothing has begun that it could stop
     if place.run is None and (journal.error or strict):
         COURIER.forget(journal)
         place.remove()

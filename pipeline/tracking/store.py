@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ def _check(uri: str) -> None:
         _prepare_sqlite(uri)
     else:
         mlflow.set_tracking_uri(uri)
+    question = partial(MlflowClient().search_experiments, max_results=1)
     try:
-        MlflowClient().search_experiments(max_results=1)
+        ask_patiently(question) if uri.startswith("http") else question()
     except Exception as error:  # whatever a store raises, it is of no use
         reason = redact(str(error).splitlines()[0])
         raise ConfigError("tracking.uri", redact(uri), f"cannot be used ({reason})") from None

@@ -14,6 +14,7 @@ from servers import Proxy
 from stores import LONG, call, query, start, until
 
 from pipeline.record import RunRecord
+from pipeline.tracking import query as query_runs
 from pipeline.tracking import recover, run, store
 from pipeline.tracking.courier import COURIER
 from pipeline.tracking.deliver import Pace
@@ -95,11 +96,6 @@ def proxy(server):
         proxy.close()
 
 
-def mine(uri_of_parent):
-    """The runs of the newest sweep."""
-    return f"select run_uuid from tags where key='sweep' and value='{uri_of_parent}'"
-
-
 def test_a_server_that_answers_one_in_five_requests_with_500(tmp_path, server, proxy):
     """No verdict is an ERROR, no tag is lost, and the command ends as it does without."""
     chance, failures = random.Random(3), []
@@ -111,7 +107,8 @@ def test_a_server_that_answers_one_in_five_requests_with_500(tmp_path, server, p
         return None
 
     done = call("-m", "seed=0,1", "backend=numpy", "train.epochs=20", "data.n=20", "data.n_test=10",
-                "tracking.model=false", f"tracking.uri={proxy(answer).uri}", cwd=tmp_path)  # fmt: skip
+                "tracking.model=false", f"tracking.uri={proxy(answer).uri}", cwd=tmp_path,
+                MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(failures) > 10
     assert "ERROR" not in done.stdout
@@ -128,6 +125,39 @@ def test_a_server_that_answers_one_in_five_requests_with_500(tmp_path, server, p
         server.store, f"select count(*) from metrics where key='eval/mse' and run_uuid in ({names})"
     ) == [(2,)]
     assert not list(tmp_path.glob("outputs/**/queue.jsonl"))
+
+
+def test_each_question_is_asked_again_where_the_answer_was_500(
+    tmp_path, monkeypatch, server, proxy
+):
+    """Here every third request fails, and the client repeats none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(store, "_ready", {})
+    chance = random.Random(1)
+    store.prepare_store(proxy(lambda method, path: 500 if chance.random() < 0.35 else None).uri)
+    parent = run.create_run(experiment="asked", artifacts="", name="p", tags={"kind": "sweep"})
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record/record.json").write_text("{}")
+    opened = run.open_run(experiment="asked", artifacts="", name="c", tags={"kind": "run"},
+                          parent=parent.id, folder=tmp_path / "run")  # fmt: skip
+    with opened as child:
+        child.log_folder(tmp_path / "record", "record")
+        assert COURIER.settle(child._journal, patience=20)
+    assert query_runs.find_latest_sweep("asked") == parent.id
+    (about,) = query_runs.list_children(parent.id)
+    assert about.info.run_id == child.id
+    assert (query_runs.find_record(child.id, key="run") / "record.json").is_file()
+    for _ in range(5):
+        again = run.reopen_run(child.id)
+        again.log_tags({"parity.verdict": "PASS"})
+    run.link_run(parent.id, child.id, job=3, name="c")
+    run.close_run(parent.id, "FINISHED")
+    COURIER.settle(parent._journal, patience=20)
+    tags = dict(query(server.store, f"select key, value from tags where run_uuid='{child.id}'"))
+    assert tags["parity.verdict"] == "PASS"
+    states = query(server.store, f"select status from runs where run_uuid in ('{parent.id}', '{child.id}')")  # fmt: skip
+    assert states == [("FINISHED",)] * 2
 
 
 @pytest.mark.parametrize("status", [401, 403, 413])
