@@ -25,6 +25,7 @@ import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _initialize_tables
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -207,9 +208,9 @@ def _prepare_sqlite(uri: str) -> None:
         if _create_file(lock):
             created.append(lock)
         with FileLock(lock):
-            if _create_file(path):
-                created.append(path)
             try:
+                if not path.exists() and _create_sqlite(path):
+                    created.append(path)
                 _open_sqlite(uri)
             except BaseException:
                 if path in created:
@@ -231,6 +232,29 @@ def _create_file(path: Path) -> bool:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     except FileExistsError:
         return False
+    return True
+
+
+def _create_sqlite(path: Path) -> bool:
+    """Create a store beside its place and put it there whole; whether it was this call that did.
+
+    MLflow's migrations are no transaction: one that is killed between them leaves a store that no
+    command can open. The caller holds the lock, so what lies there is of one that was killed.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    for leftover in (draft, draft.with_name(f"{draft.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    try:
+        engine = create_engine(f"sqlite:///{draft}")
+        _initialize_tables(engine)
+        engine.dispose()
+        os.link(draft, path)  # unlike a move, it replaces nothing that somebody else put there
+    except FileExistsError:
+        return False
+    except PermissionError:  # a file system without links
+        os.rename(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     return True
 
 

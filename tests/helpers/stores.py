@@ -1,31 +1,14 @@
-"""What the tests of tracking share: the command, and what lies in a store or a queue."""
+"""What the tests of tracking share: how long a run is, and what lies in a store or a queue."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sqlite3
-import subprocess
-import sys
 import time
-
-from commands import environment
-
-PIPELINE = (sys.executable, "-m", "pipeline")
-
 
 LONG = ("backend=numpy", "record.trace=scalars", "tracking.model=false", "train.log_every=500",
         "tracking.flush=0.2")  # fmt: skip
-
-
-def call(*overrides, cwd, **more):
-    return subprocess.run([*PIPELINE, *overrides], cwd=cwd, env=environment(**more),
-                          capture_output=True, text=True)  # fmt: skip
-
-
-def start(*overrides, cwd):
-    return subprocess.Popen([*PIPELINE, *overrides], cwd=cwd, env=environment(), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
 
 def query(path, sql):

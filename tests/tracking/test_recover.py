@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import environment
-from stores import LONG, call, query, spooled, start, until
+from commands import call, environment, start
+from stores import LONG, query, spooled, until
 
 from pipeline.tracking import recover
 from pipeline.tracking.store import prepare_store

@@ -10,8 +10,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from commands import call, start
 from servers import Proxy
-from stores import LONG, call, query, start, until
+from stores import LONG, query, until
 
 from pipeline.record import RunRecord
 from pipeline.tracking import query as query_runs

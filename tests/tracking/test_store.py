@@ -6,17 +6,20 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from servers import environment
+from commands import call, environment
 from sqlalchemy.exc import OperationalError
-from stores import call, query
+from stores import query
 
 from pipeline.config import ConfigError
 from pipeline.tracking import recover, store
 from pipeline.tracking.courier import COURIER
 from pipeline.tracking.run import create_run
 from pipeline.tracking.store import TrackingError
+
+ROOT = Path(__file__).parents[2]
 
 
 def locked(uri):
@@ -41,6 +44,7 @@ def test_a_store_that_somebody_else_made_in_the_meantime_stays(tmp_path, monkeyp
             return None
 
     monkeypatch.setattr(store, "FileLock", Waited)
+    monkeypatch.setattr(store, "_create_sqlite", lambda path: pytest.fail("it is there"))
     monkeypatch.setattr(store, "_open_sqlite", locked)
     with pytest.raises(ConfigError, match="locked"):
         store.prepare_store(f"sqlite:///{path}")
@@ -56,10 +60,37 @@ def test_only_what_this_process_made_is_undone(tmp_path, monkeypatch, there):
         folder.mkdir()
         path.write_bytes(b"a store")
         lock.touch()
+    monkeypatch.setattr(store, "_create_sqlite", lambda path: path.touch() or True)
     monkeypatch.setattr(store, "_open_sqlite", locked)
     with pytest.raises(ConfigError, match="locked"):
         store.prepare_store(f"sqlite:///{path}")
     assert (path.exists(), lock.exists(), folder.exists()) == (there, there, there)
+
+
+KILLED_IN_MIGRATION = """
+import os
+from alembic import command
+real = command.upgrade
+def upgrade(config, revision):
+    real(config, "+5")
+    os.kill(os.getpid(), 9)
+command.upgrade = upgrade
+from pipeline.tracking.store import prepare_store
+prepare_store("sqlite:///outputs/mlflow.db")
+"""
+
+
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path, monkeypatch):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_MIGRATION], cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == -9, done.stderr
+    assert not (tmp_path / "outputs/mlflow.db").exists()
+    monkeypatch.chdir(tmp_path)
+    store.prepare_store("sqlite:///outputs/mlflow.db")
+    assert query(tmp_path / "outputs/mlflow.db", "select name from experiments") == [("Default",)]
+    assert not list(tmp_path.glob("outputs/.mlflow.db.new*"))
 
 
 def test_preparing_a_store_closes_nobodys_run(tmp_path, monkeypatch, fresh):
