@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from stores import query
@@ -160,3 +161,20 @@ def test_a_queue_uploads_nothing_from_outside_its_runs_folder(dead, tmp_path):
     assert not list(tmp_path.glob("outputs/artifacts/**/*.txt"))
     refused = (dead / "refused.jsonl").read_text().splitlines()
     assert [json.loads(entry)["reason"].count("outside") for entry in refused] == [1, 1, 1]
+
+
+def test_a_copy_of_a_queue_delivers_nothing_while_its_original_is_there(dead, tmp_path):
+    """Whose lock is free though its owner may live: here it does."""
+    copy = tmp_path / "outputs/runs/copy/spool"
+    shutil.copytree(dead, copy)
+    owner = spool.take_over(dead)
+    store = tmp_path / "outputs/mlflow.db"
+    assert recover.finish_spool(copy) is None
+    assert recover.list_undelivered(tmp_path / "outputs") == [dead]
+    assert query(store, "select status from runs") == [("RUNNING",)]
+    owner.append({"end": "FINISHED", "time": 1})
+    owner.release()
+    assert "delivered" in recover.finish_spool(dead)
+    assert recover.finish_spool(copy) is not None  # its original is gone: it says the same again
+    assert query(store, "select status from runs") == [("FINISHED",)]
+    assert len(query(store, "select 1 from metrics")) == 4
