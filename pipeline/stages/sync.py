@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.config import Config, ConfigError
 from pipeline.tracking.recover import close_dead_runs, finish_spool, list_undelivered
+from pipeline.tracking.spool import find_spools
 from pipeline.tracking.store import say, use_store
 
 OUTPUTS = Path("outputs")
@@ -33,6 +34,8 @@ def sync(settings: Config) -> int:
     undelivered = list_undelivered(OUTPUTS)
     for folder in undelivered:
         print(f"left    {folder}")
+    for folder in find_spools(OUTPUTS, file="refused.jsonl"):
+        print(f"refused {folder / 'refused.jsonl'}")  # for good: with its reasons, for a person
     waits = f"{len(undelivered)} runs still wait" if undelivered else "nothing waits"
     print(f"sync    {waits}")
     return 1 if undelivered else 0

@@ -211,11 +211,11 @@ def list_waiting() -> list[Path]:
     return spools
 
 
-def find_spools(root: Path) -> list[Path]:
+def find_spools(root: Path, *, file: str = "queue.jsonl") -> list[Path]:
     """Return every spool below a folder; `list_waiting` is faster, and knows what was noted."""
     spools = []
     for name, folders, files in os.walk(root):
-        if "queue.jsonl" in [*files, *folders]:
+        if file in [*files, *folders]:
             spools.append(Path(name).absolute())
         folders[:] = [f for f in folders if f not in _FOREIGN and f != "queue.jsonl"]
     return sorted(spools)

@@ -112,6 +112,11 @@ def _stamp(uri: str) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
+def is_prepared() -> bool:
+    """Whether a store is in use; MLflow's own default would make one in the working directory."""
+    return mlflow.get_tracking_uri() in _ready
+
+
 def check_presence() -> None:
     """Make sure that the SQLite store in use is the one that was prepared.
 

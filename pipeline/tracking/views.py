@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.spool import now_ms
-from pipeline.tracking.store import TrackingError, ask_patiently
+from pipeline.tracking.store import TrackingError, ask_patiently, is_prepared
 
 VIEW = "twingrad"  # the name of the view of runs, few columns in order
 _COLUMNS = (
@@ -57,6 +57,8 @@ def describe_experiment() -> dict[str, str]:
 
 def find_page(experiment: str) -> str:
     """Return where MLflow's pages show an experiment's runs in the view made for them."""
+    if not is_prepared():
+        return ""
     try:
         known = ask_patiently(lambda: MlflowClient().get_experiment_by_name(experiment))
     except (MlflowException, requests.RequestException, TrackingError):

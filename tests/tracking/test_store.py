@@ -209,3 +209,10 @@ def test_outputs_work_where_they_were_moved_or_copied_to(recorded, tmp_path, mov
     assert not query(store_path, "select 1 from runs where status = 'RUNNING'")
     assert len(query(store_path, "select 1 from runs")) == 5
     assert snapshot(recorded) == before
+
+
+def test_comparing_two_folders_makes_no_store(recorded, tmp_path):
+    a, b = sorted(path.parent for path in recorded.glob("outputs/sweeps/**/record/record.json"))
+    done = call("stages=[compare]", f"compare.runs=[{a},{b}]", cwd=tmp_path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert not list(tmp_path.rglob("*.db"))
