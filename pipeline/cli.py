@@ -27,7 +27,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline import search, sweep
 from pipeline.config import ConfigError, accepted_differences
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 from pipeline.redact import redact
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _score(values: Mapping[str, Any]) -> int:
 def _compare(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
     from pipeline import config, terminal
-    from pipeline.record import found_in
+    from pipeline.record.record import found_in
     from pipeline.stages.compare import compare, may_be_probed, paired
     from pipeline.stages.probe import find_evidence, probe_and_save
     from pipeline.tracking.query import find_latest_sweep, find_record, find_sweep

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline import identity, metrics
 from pipeline.parity.equivalence import Equivalence, equivalence
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 Table = tuple[list[str], list[list[str]]]
 _BACKEND, _OPTIMIZER = "backend.name", "optimizer.name"

@@ -23,7 +23,7 @@ from pipeline import config, identity, leaderboard, losses, storage
 from pipeline.data import Dataset
 from pipeline.parity import distance
 from pipeline.parity.verdict import WORST, Ladder
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from pipeline.parity import distance
 from pipeline.parity.equivalence import Equivalence
 from pipeline.parity.verdict import WORST, Ladder, Rung
 from pipeline.plots import names
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 Pair = tuple[RunRecord, RunRecord]
 Table = tuple[list[str], list[list[str]]]

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import losses, metrics, seeds
 from pipeline.config import ConfigError
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 _SCORES = dict.fromkeys((*metrics.REGRESSION, *metrics.CLASSES))
 METRICS = (

@@ -37,7 +37,7 @@ from pipeline import search, storage
 from pipeline.config import Config, ConfigError, accepted_differences, parse
 from pipeline.parity.evidence import METHOD_NAME
 from pipeline.parity.verdict import WORST
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 from pipeline.redact import redact
 
 if TYPE_CHECKING:

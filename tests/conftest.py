@@ -22,7 +22,7 @@ from hypothesis import settings
 
 from pipeline import backends, data, models, optimizers, seeds
 from pipeline.data.batches import Batches, Seen
-from pipeline.record import Trace
+from pipeline.record.trace import Trace
 
 settings.register_profile("twingrad", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("twingrad")

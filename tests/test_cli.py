@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import call, environment, start
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 PIPELINE = (sys.executable, "-m", "pipeline")
 SMALL = ("train.epochs=40", "tracking.model=false", "data.n=20", "data.n_test=10")

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from pipeline import models, search
 from pipeline.jobs.check import check_config
 from pipeline.jobs.resolve import resolve
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 CONF = Path(__file__).parent.parent / "conf"
 PIPELINE = (sys.executable, "-m", "pipeline", "-m", "tracking.model=false", "parity.probe=off")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline import leaderboard
-from pipeline.record import NonFiniteLossError, RunRecord
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import NonFiniteLossError
 
 CONFIG = {"backend": {"name": "torch"}, "optimizer": {"name": "gd", "lr": 0.1}, "seed": 0,
           "train": {"loop": "manual"}, "tracking": {"uri": "a"}}  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from pipeline import plots
 from pipeline.data import Dataset
 from pipeline.parity.ladder import Rung
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 from tests.test_report import ERRORS, FINDING, GROWTH, OPEN, ROUNDING, WRONG, ladder
 
 NOISE = 0.15

@@ -15,7 +15,7 @@ from pipeline.parity import distance
 from pipeline.parity.equivalence import equivalence
 from pipeline.parity.growth import Growth
 from pipeline.parity.verdict import RUNGS, Finding, Ladder, Rung
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
 

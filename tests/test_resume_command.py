@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import start
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 SLOW = ("backend=numpy", "data=wine", "model=softmax", "loss=cross_entropy", "train=minibatch",
         "optimizer=adam", "train.epochs=4000", "train.evaluate_every=null", "train.log_every=20",

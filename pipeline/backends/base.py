@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.data.batches import AnyBatches, Seen
 from pipeline.models import Twin
 from pipeline.optimizers import Update
-from pipeline.record import Trace
+from pipeline.record.trace import Trace
 
 Model = Any
 Arrays = dict[str, np.ndarray]

@@ -31,7 +31,7 @@ from pipeline.config import ConfigError
 from pipeline.data.batches import AnyBatches, Seen, cuts
 from pipeline.models import Placed, Twin, to_framework, to_neutral, trained_first
 from pipeline.optimizers import Update
-from pipeline.record import Trace
+from pipeline.record.trace import Trace
 from pipeline.watching import watched
 
 LOOPS = ("manual",)

@@ -38,7 +38,7 @@ from pipeline.models import (
     trained_first,
 )
 from pipeline.optimizers import Update
-from pipeline.record import Trace
+from pipeline.record.trace import Trace
 from pipeline.watching import watched
 
 LOOPS = ("manual", "native")

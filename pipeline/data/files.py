@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from pipeline.config import ConfigError, Count, Fraction, Strings
-from pipeline.data import tables
+from pipeline.data import cells, tables
 from pipeline.data.prepare import Share, Stream, numbered, prepared
 from pipeline.data.streams import Source, streamed
 
@@ -103,7 +103,7 @@ def _matrix(
     for block, rows in enumerate(table.blocks):
         found = table.columns(block, wanted, key=key)
         columns = [
-            tables.numbers(values, key=key, name=name, first=first).reshape(rows, -1)
+            cells.read_numbers(values, key=key, name=name, first=first).reshape(rows, -1)
             for name, values in zip(wanted, found, strict=True)
         ]
         blocks.append(np.concatenate(columns, axis=1))
@@ -120,6 +120,6 @@ def _marks(table: tables.Table, name: str) -> np.ndarray:
     blocks, first = [], 0
     for block, rows in enumerate(table.blocks):
         (values,) = table.columns(block, [name], key="data.target")
-        blocks.append(tables.marks(values, name=name, first=first))
+        blocks.append(cells.read_labels(values, name=name, first=first))
         first += rows
     return np.concatenate(blocks)

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.config import ConfigError
-from pipeline.data import tables
+from pipeline.data import cells, tables
 from pipeline.data.prepare import (
     Moments,
     Stream,
@@ -350,17 +350,19 @@ def _checked(
         x = matrix[:, _span([int(name) for name in features])].astype(np.float64)
         y = matrix[:, [int(name) for name in target]]
         if np.isfinite(x).all() and np.isfinite(y).all():  # at once: much faster
-            return x, tables.marks(y, name=target[0], first=first) if classes else y.astype(float)
+            return x, cells.read_labels(y, name=target[0], first=first) if classes else y.astype(
+                float
+            )
     found = table.columns(block, features, key="data.features")
     columns = [
-        tables.numbers(values, key="data.features", name=name, first=first)
+        cells.read_numbers(values, key="data.features", name=name, first=first)
         for name, values in zip(features, found, strict=True)
     ]
     x, found = np.stack(columns, axis=1), table.columns(block, target, key="data.target")
     if classes:
-        return x, tables.marks(found[0], name=target[0], first=first)
+        return x, cells.read_labels(found[0], name=target[0], first=first)
     columns = [
-        tables.numbers(values, key="data.target", name=name, first=first)
+        cells.read_numbers(values, key="data.target", name=name, first=first)
         for name, values in zip(target, found, strict=True)
     ]
     return x, np.stack(columns, axis=1)

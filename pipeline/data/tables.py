@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from pipeline.config import ConfigError
+from pipeline.data.cells import name_cell
 
 KINDS = (".csv", ".npy", ".npz", ".parquet")
 STREAMED = (".npy", ".parquet")
@@ -45,11 +46,6 @@ class Table(Protocol):
         A name may stand for several columns where the file says so: then shape ``(n, k)``. `key`
         is the setting that asks for them, for messages.
         """
-
-
-def at(key: str, name: str, row: int, what: str) -> ConfigError:
-    """Say which cell is wrong; `row` counts from 0."""
-    return ConfigError(key, name, f"data row {row + 1} (counted from 1) {what}")
 
 
 def opened(path: str, *, block: int, names: Sequence[str]) -> Table:
@@ -253,7 +249,7 @@ class _Arrow:
         kind = column.type
         if column.null_count:
             row = pc.index(pc.is_null(column), True).as_py()
-            raise at(key, name, first + row, "has no value")
+            raise name_cell(key, name, first + row, "has no value")
         if pa.types.is_dictionary(kind):
             column = column.cast(kind.value_type)
             kind = column.type
@@ -305,7 +301,7 @@ class _Csv(_Arrow):
             if not ragged:
                 raise
             row = ragged[0]
-            raise at(
+            raise name_cell(
                 "data.path", str(path), row.number - 2,
                 f"has {row.actual_columns} values, the header {row.expected_columns}",
             ) from None  # fmt: skip
@@ -342,81 +338,6 @@ class _Parquet(_Arrow):
             raise _unreadable(self.path, error) from None
         first = sum(self.blocks[:block])
         return [self._plain(found[name], name, key=key, first=first) for name in names]
-
-
-def numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
-    """Return a column as finite float64, shape ``(n,)`` or ``(n, k)``; `first` is its first row.
-
-    Raises
-    ------
-    ConfigError
-        Naming the first cell that is text, is missing or is not finite.
-    """
-    if values.dtype.kind == "U":
-        values = _parsed(values, key=key, name=name, first=first)
-    if values.dtype.kind not in "biuf":
-        raise ConfigError(key, name, f"holds {values.dtype}; must be numbers")
-    with np.errstate(over="ignore"):
-        found = values.astype(np.float64)
-    fine = np.isfinite(found)
-    if not fine.all():
-        row, *column = (int(i[0]) for i in np.nonzero(~fine))
-        which = f"[{column[0]}]" if column else ""
-        raise at(
-            key,
-            name + which,
-            first + row,
-            f"is {found[(row, *column)]}; every value must be finite",
-        )
-    return found
-
-
-def _parsed(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
-    """Read text as numbers."""
-    found = np.empty(values.shape)
-    for index, text in np.ndenumerate(values):
-        try:
-            found[index] = float(text.replace("_", "no"))  # Python alone reads 1_000
-        except ValueError:
-            what = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
-            raise at(key, name, first + index[0], what) from None
-    return found
-
-
-def marks(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
-    """Return a column of class labels as int64 or text; whole floats count as integers.
-
-    Raises
-    ------
-    ConfigError
-        Naming the first cell that is no label.
-    """
-    key = "data.target"
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise ConfigError(key, name, "has several columns; the target of classes is one")
-    kind = values.dtype.kind
-    if kind == "U":
-        empty = np.flatnonzero(np.char.strip(values) == "")
-        if len(empty):
-            raise at(key, name, first + int(empty[0]), "has no value")
-        return values
-    if kind == "f":
-        found = numbers(values, key=key, name=name, first=first)
-        bad = np.flatnonzero((found != np.trunc(found)) | (np.abs(found) > 2.0**53))
-        if len(bad):
-            raise at(
-                key, name, first + int(bad[0]),
-                f"is {found[bad[0]]}; a class is an integer or text (data.task=regression?)",
-            )  # fmt: skip
-        return found.astype(np.int64)
-    if kind not in "biu":
-        raise ConfigError(key, name, f"holds {values.dtype}; a class is an integer or text")
-    bad = np.flatnonzero(values > np.iinfo(np.int64).max)
-    if len(bad):
-        raise at(key, name, first + int(bad[0]), f"is {values[bad[0]]}; too large for a class")
-    return values.astype(np.int64)
 
 
 def unchanged(path: Path) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from pipeline.parity.quantity import (
     parse_key,
     recorded_updates,
 )
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 Tolerance = tuple[float, float]
 

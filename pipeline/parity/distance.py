@@ -7,7 +7,7 @@ import mmap
 
 import numpy as np
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 _BLOCK = 1 << 14  # numbers looked at together, so that they and what follows stay in the cache
 _RELEASED = 1 << 23  # numbers after which the memory of a file's pages is given back

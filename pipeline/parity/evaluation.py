@@ -12,7 +12,7 @@ from pipeline.parity.judged import Judged, accept_or_fail, with_accepted
 from pipeline.parity.quantity import TEST, VALIDATION
 from pipeline.parity.rungs import judge_quantities
 from pipeline.parity.verdict import Finding, Rung
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 
 def judge_evaluation(pair: Compared) -> Judged:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.parity.quantity import VALIDATION, Quantity
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 METHOD = 2
 """Version of the method: 1 was noise floors of permuted batches, 2 is two tests from equal states.

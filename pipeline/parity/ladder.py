@@ -36,7 +36,7 @@ from pipeline.parity.rungs import (
 )
 from pipeline.parity.tell import place_of
 from pipeline.parity.verdict import RUNGS, Accepted, Finding, Ladder, Rung
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 _WAYS: dict[str, Judge] = {
     "data": judge_data,

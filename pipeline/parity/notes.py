@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.parity.bounds import COARSE, NARROW
 from pipeline.parity.compared import Compared
 from pipeline.parity.quantity import PHASES
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 
 def list_notes(pair: Compared) -> list[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 PHASES = ("loss", "gradient", "rate", "slot", "parameter")
 """What happens in one update, in its order; a cause stands in front of its effects."""

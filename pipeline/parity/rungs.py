@@ -21,7 +21,7 @@ from pipeline.parity.judged import Judged, accept_or_fail, describe_tolerance, w
 from pipeline.parity.places import describe_place, find_ratio
 from pipeline.parity.quantity import PHASES, Quantity, list_some
 from pipeline.parity.verdict import Finding, Rung
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 Judge = Callable[[Compared], Judged]
 

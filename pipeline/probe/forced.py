@@ -12,7 +12,7 @@ from pipeline.parity import distance
 from pipeline.parity.evidence import Evidence
 from pipeline.parity.quantity import Quantity, outcome_quantity
 from pipeline.probe.side import Side
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 NARROW, WIDE = "float32", "float64"
 Outcomes = Mapping[tuple[str, str], Arrays]

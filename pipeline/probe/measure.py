@@ -17,7 +17,7 @@ from pipeline.probe.predictions import measure_predictions
 from pipeline.probe.reference import check_gradients, compare_precisions, measure_reference
 from pipeline.probe.replay import note_draws
 from pipeline.probe.side import Side
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 
 def open_sides(

@@ -12,7 +12,7 @@ from pipeline import models, seeds
 from pipeline.backends.base import Arrays
 from pipeline.parity import distance
 from pipeline.probe.side import Side
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 _SHARE = 0.2  # of the runs' time that a reference in extended precision may take
 _BLOCK = 1 << 16  # numbers in extended precision that are looked at together

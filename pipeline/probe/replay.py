@@ -13,7 +13,7 @@ from pipeline.parity.evidence import Evidence
 from pipeline.parity.quantity import PHASES, Quantity, parse_key
 from pipeline.probe.forced import recorded_rows
 from pipeline.probe.side import Side
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 Rerun = Callable[[str], RunRecord]
 """Given a side's name, trains it freely once more, as its run did, validation and all."""

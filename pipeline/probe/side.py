@@ -19,7 +19,8 @@ from pipeline.data.batches import Batches, Seen, StreamedBatches
 from pipeline.jobs.job import Job
 from pipeline.jobs.resolve import resolve_recorded
 from pipeline.models import Twin
-from pipeline.record import NonFiniteLossError, RunRecord, Trace
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import NonFiniteLossError, Trace
 
 
 class Side:

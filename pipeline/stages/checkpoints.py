@@ -11,10 +11,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import checkpoint, identity, storage
+from pipeline import identity, storage
 from pipeline.config import ConfigError
 from pipeline.jobs.job import Job
-from pipeline.record import NonFiniteLossError
+from pipeline.record import checkpoint
+from pipeline.record.trace import NonFiniteLossError
 
 _ALTERED = "its stored config was altered"
 

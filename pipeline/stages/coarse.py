@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline import backends
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 
 def list_coarse(a: RunRecord, b: RunRecord) -> dict[str, dict[str, str]]:

@@ -19,7 +19,7 @@ from pipeline.parity.equivalence import Equivalence
 from pipeline.parity.evidence import Evidence
 from pipeline.parity.ladder import judge
 from pipeline.parity.verdict import WORST, Ladder
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 from pipeline.stages.coarse import list_coarse
 
 Pair = tuple[RunRecord, RunRecord]

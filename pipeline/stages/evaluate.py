@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline import data, metrics
 from pipeline.backends.base import Backend, Model
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 
 def evaluate(

@@ -20,7 +20,8 @@ from pipeline.probe.measure import measure_pair, open_sides
 from pipeline.probe.opinion import give_opinions, observe_types, open_makers
 from pipeline.probe.replay import explain_replays
 from pipeline.probe.side import Side
-from pipeline.record import NonFiniteLossError, RunRecord
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import NonFiniteLossError
 from pipeline.stages.coarse import list_coarse
 from pipeline.stages.train import train
 

@@ -15,11 +15,12 @@ import yaml
 
 from pipeline import backends, identity, plots, storage
 from pipeline.backends.base import Backend, Model
-from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config, ConfigError
 from pipeline.jobs.job import Job, choose_trace, list_inexact, show_layers, solve_least_squares
 from pipeline.jobs.resolve import resolve
-from pipeline.record import NonFiniteLossError, RunRecord
+from pipeline.record.checkpoint import Checkpoint
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import NonFiniteLossError
 from pipeline.redact import redact
 from pipeline.stages.checkpoints import Checkpoints
 from pipeline.stages.evaluate import evaluate

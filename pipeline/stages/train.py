@@ -12,10 +12,11 @@ import numpy as np
 
 from pipeline import data, metrics
 from pipeline.backends.base import Backend, Slots, State
-from pipeline.checkpoint import Checkpoint
 from pipeline.data.batches import AnyBatches, Seen
 from pipeline.models import Twin
-from pipeline.record import RunRecord, Trace
+from pipeline.record.checkpoint import Checkpoint
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import Trace
 from pipeline.stages.evaluate import scores
 
 Report = Callable[[int, float], None]
@@ -28,7 +29,7 @@ class Keep(Protocol):
         """Whether it is time for one."""
 
     def save(self, *, epoch: int, counted: Mapping[str, Any], **what: Any) -> None:
-        """Write one; see `pipeline.checkpoint.save`."""
+        """Write one; see `pipeline.record.checkpoint.save`."""
 
 
 def train(

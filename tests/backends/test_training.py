@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import backends, config, losses, models, optimizers, seeds
 from pipeline.config import ConfigError
-from pipeline.record import NonFiniteLossError
+from pipeline.record.trace import NonFiniteLossError
 
 CONF = Path(__file__).parents[2] / "conf"
 BACKENDS = backends.names()

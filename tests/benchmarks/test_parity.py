@@ -19,7 +19,7 @@ from pipeline.parity.quantity import Quantity
 from pipeline.probe.measure import open_sides
 from pipeline.probe.opinion import give_opinions, open_makers
 from pipeline.probe.reference import check_gradients, compare_precisions
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 from pipeline.stages.probe import judge_probed, probe_pair, rerun_freely
 
 BACKENDS = ("tensorflow", "torch")
@@ -74,7 +74,7 @@ COMPARE = r"""
 import json, re, sys, time
 from pathlib import Path
 from pipeline.parity.distance import trajectories
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 def peak():  # of this process alone; getrusage's also counts the parent it was forked from
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 clock, before = time.perf_counter(), peak()

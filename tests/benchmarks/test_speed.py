@@ -17,7 +17,8 @@ import pytest
 from pipeline import data, losses, models, seeds
 from pipeline.data.batches import Batches, Seen
 from pipeline.jobs.resolve import make_rates
-from pipeline.record import RunRecord, Trace
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import Trace
 from pipeline.stages.train import train
 
 STEPS = {"torch": 500, "tensorflow": 200}

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 RUN = ("backend=numpy", "tracking.model=false", "train.log_every=200", "tracking.flush=0.1")
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 BACKENDS = ["numpy"] * 22 + ["torch"] * 6 + ["tensorflow"] * 2
 EPOCHS = {"numpy": 6000, "torch": 1500, "tensorflow": 120}

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 SMALL = ("backend=numpy", "record.trace=scalars", "tracking.model=false", "train.log_every=500",
          "tracking.flush=0.5")  # fmt: skip

@@ -10,7 +10,7 @@ from pipeline.data.batches import fingerprints
 from pipeline.parity import distance
 from pipeline.parity.evidence import METHOD, Evidence, Suspect
 from pipeline.parity.quantity import TEST, Quantity, recorded_updates
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 STEPS = 6
 EPOCH = 3  # updates

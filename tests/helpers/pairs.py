@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from pipeline import backends
 from pipeline.jobs.job import show_layers
 from pipeline.jobs.resolve import resolve
-from pipeline.record import NonFiniteLossError, RunRecord
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import NonFiniteLossError
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.probe import judge_probed, probe_pair
 from pipeline.stages.train import train

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.parity.distance import gap, trajectories, ulps
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 KINDS = [np.float32, np.float64]
 BITS = {np.float32: np.uint32, np.float64: np.uint64}

@@ -12,7 +12,7 @@ from pipeline import report
 from pipeline.parity.ladder import judge
 from pipeline.parity.quantity import Quantity
 from pipeline.probe.forced import leave_range, measure_rows, widen_gradients
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 from pipeline.stages import probe
 
 torch = pytest.importorskip("torch")

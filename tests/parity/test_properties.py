@@ -15,7 +15,7 @@ from pipeline.parity import bounds
 from pipeline.parity.evidence import Evidence
 from pipeline.parity.ladder import judge
 from pipeline.parity.quantity import PHASES, Quantity
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 QUANTITIES = (LOSS, GRAD_W, GRAD_B, SLOT_W, W, B, HIDDEN, TEST)
 powers = st.floats(-20, 0) | st.floats(-14.8, -14.1)  # the latter around the bound of meaning

@@ -8,9 +8,9 @@ import numpy as np
 import pairs
 import pytest
 
-from pipeline import checkpoint
 from pipeline.jobs.resolve import resolve
-from pipeline.record import NonFiniteLossError
+from pipeline.record import checkpoint
+from pipeline.record.trace import NonFiniteLossError
 from pipeline.stages.checkpoints import Checkpoints
 
 OVERRIDES = ("backend=numpy", "data=linear", "data.n=20", "train.epochs=5", "train.checkpoint=0")

@@ -13,7 +13,8 @@ import pairs
 import pytest
 
 from pipeline import plots, sweep
-from pipeline.record import NonFiniteLossError, RunRecord
+from pipeline.record.record import RunRecord
+from pipeline.record.trace import NonFiniteLossError
 from pipeline.stages.compare import compare, paired
 from pipeline.tracking import run as tracking_run
 

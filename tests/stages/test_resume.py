@@ -6,8 +6,9 @@ import numpy as np
 import pairs
 import pytest
 
-from pipeline import checkpoint, models
-from pipeline.record import RunRecord
+from pipeline import models
+from pipeline.record import checkpoint
+from pipeline.record.record import RunRecord
 
 BASE = ("train=minibatch", "train.epochs=5", "train.batch=16")
 MLP = (*BASE, "data=wine", "model=mlp", "loss=cross_entropy", "model.widths=[6,5]", "model.dropout=0.3",

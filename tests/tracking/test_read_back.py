@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 
 
 @pytest.fixture(scope="module")

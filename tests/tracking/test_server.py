@@ -14,7 +14,7 @@ from commands import call, start
 from servers import Proxy
 from stores import LONG, query, until
 
-from pipeline.record import RunRecord
+from pipeline.record.record import RunRecord
 from pipeline.tracking import query as query_runs
 from pipeline.tracking import recover, run, store
 from pipeline.tracking.courier import COURIER

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import checkpoint
+from pipeline.record import checkpoint
 
 
 def write(folder, epoch, n=3, **more):

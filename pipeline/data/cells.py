@@ -1,0 +1,89 @@
+"""What the cells of a column are worth: finite numbers, or class labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.config import ConfigError
+
+
+def name_cell(key: str, name: str, row: int, problem: str) -> ConfigError:
+    """Say which cell is wrong; `row` counts from 0."""
+    return ConfigError(key, name, f"data row {row + 1} (counted from 1) {problem}")
+
+
+def read_numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
+    """Return a column as finite float64, shape ``(n,)`` or ``(n, k)``; `first` is its first row.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first cell that is text, is missing or is not finite.
+    """
+    if values.dtype.kind == "U":
+        values = _parsed(values, key=key, name=name, first=first)
+    if values.dtype.kind not in "biuf":
+        raise ConfigError(key, name, f"holds {values.dtype}; must be numbers")
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float64)
+    fine = np.isfinite(found)
+    if not fine.all():
+        row, *column = (int(i[0]) for i in np.nonzero(~fine))
+        which = f"[{column[0]}]" if column else ""
+        raise name_cell(
+            key,
+            name + which,
+            first + row,
+            f"is {found[(row, *column)]}; every value must be finite",
+        )
+    return found
+
+
+def _parsed(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
+    """Read text as numbers."""
+    found = np.empty(values.shape)
+    for index, text in np.ndenumerate(values):
+        try:
+            found[index] = float(text.replace("_", "no"))  # Python alone reads 1_000
+        except ValueError:
+            what = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
+            raise name_cell(key, name, first + index[0], what) from None
+    return found
+
+
+def read_labels(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
+    """Return a column of class labels as int64 or text; whole floats count as integers.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first cell that is no label.
+    """
+    key = "data.target"
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ConfigError(key, name, "has several columns; the target of classes is one")
+    kind = values.dtype.kind
+    if kind == "U":
+        empty = np.flatnonzero(np.char.strip(values) == "")
+        if len(empty):
+            raise name_cell(key, name, first + int(empty[0]), "has no value")
+        return values
+    if kind == "f":
+        found = read_numbers(values, key=key, name=name, first=first)
+        bad = np.flatnonzero((found != np.trunc(found)) | (np.abs(found) > 2.0**53))
+        if len(bad):
+            raise name_cell(
+                key, name, first + int(bad[0]),
+                f"is {found[bad[0]]}; a class is an integer or text (data.task=regression?)",
+            )  # fmt: skip
+        return found.astype(np.int64)
+    if kind not in "biu":
+        raise ConfigError(key, name, f"holds {values.dtype}; a class is an integer or text")
+    bad = np.flatnonzero(values > np.iinfo(np.int64).max)
+    if len(bad):
+        raise name_cell(
+            key, name, first + int(bad[0]), f"is {values[bad[0]]}; too large for a class"
+        )
+    return values.astype(np.int64)

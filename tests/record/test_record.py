@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.record.record import RunRecord
+
+ABOUT = {"config": {"backend": {"name": "torch"}, "train": {"loop": "fit"}}, "scores": {"mse": 0.1}}
+arrays = st.dictionaries(
+    st.sampled_from(["loss", "lr", "param/w", "first/w", "prediction"]),
+    hnp.arrays(st.sampled_from([np.float32, np.float64]), hnp.array_shapes(min_dims=0, max_dims=3)),
+)
+
+
+@given(kept=arrays)
+def test_a_record_comes_back_bit_by_bit(tmp_path_factory, kept):
+    folder = tmp_path_factory.mktemp("record")
+    RunRecord(about=ABOUT, arrays=kept).save(folder)
+    back = RunRecord.load(folder)
+    assert back.about == ABOUT
+    assert list(back.arrays) == list(kept)
+    for name, array in kept.items():
+        assert (back.arrays[name].dtype, back.arrays[name].shape) == (array.dtype, array.shape)
+        assert back.arrays[name].tobytes() == array.tobytes()
+
+
+def test_named_backend_label_and_steps():
+    record = RunRecord(about=ABOUT, arrays={"loss": np.zeros(3), "param/w": np.ones(4),
+                                            "parameter": np.ones(1)})  # fmt: skip
+    assert list(record.named("param")) == ["w"]
+    assert (record.backend, record.label(), record.steps) == ("torch", "torch (fit)", 3)
+    assert RunRecord(about=ABOUT).steps == 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    RunRecord(about=ABOUT, arrays={"loss": np.ones(3), "param/w": np.ones(4)}).save(tmp_path)
+    return tmp_path
+
+
+def _flip(folder):
+    path = folder / "param" / "w.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _newer(folder):
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+
+
+def _fact(folder):
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+
+
+def test_a_runs_id_may_come_later(folder):
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run": "1a2b"}))
+    assert RunRecord.load(folder).about == ABOUT | {"run": "1a2b"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_flip, "missing or was altered"),
+        (lambda folder: (folder / "loss.npy").unlink(), "missing or was altered"),
+        (lambda folder: (folder / "record.json").unlink(), "no readable record"),
+        (lambda folder: (folder / "record.json").write_text('{"format": 1'), "no readable record"),
+        (lambda folder: (folder / "record.json").write_text("{}"), "no readable record"),
+        (lambda folder: (folder / "record.json").write_text("[]"), "no readable record"),
+        (_newer, "newer version"),
+        (_fact, "record.json was altered"),
+    ],
+)
+def test_a_damaged_record_says_so(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        RunRecord.load(folder)
+
+
+def test_a_pickled_array_is_neither_written_nor_read(folder, tmp_path):
+    objects = np.array([{"a": 1}], dtype=object)
+    with pytest.raises(ValueError, match="pickle|Object"):
+        RunRecord(about=ABOUT, arrays={"loss": objects}).save(tmp_path / "other")
+    assert not (tmp_path / "other" / "record.json").exists()
+    from pipeline.storage import file_digest
+
+    np.save(folder / "loss.npy", objects, allow_pickle=True)
+    about = json.loads((folder / "record.json").read_text())
+    about["arrays"]["loss"] = file_digest(folder / "loss.npy")
+    (folder / "record.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="pickle|Object"):
+        RunRecord.load(folder)
