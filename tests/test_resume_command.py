@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import start
 
+from pipeline.record import checkpoint
 from pipeline.record.record import RunRecord
 
 SLOW = ("backend=numpy", "data=wine", "model=softmax", "loss=cross_entropy", "train=minibatch",
@@ -110,7 +111,8 @@ def test_other_code_and_other_settings_are_refused(tmp_path):
         ({"config": None}, "its stored config was altered"),
     ):
         left = {k: v for k, v in (about["about"] | change).items() if v is not None}
-        path.write_text(json.dumps(about | {"about": left}))
+        index = about | {"about": left}
+        path.write_text(json.dumps(index | {"digest": checkpoint.digest_index(index)}))
         code, _, err = call(f"resume={run}", cwd=tmp_path)
         assert (code, len(err.splitlines())) == (2, 1)
         assert said in err

@@ -6,6 +6,7 @@ last and holds the digest of every other file, so a record that is cut short or 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -80,16 +81,32 @@ class RunRecord:
         return self.backend if loop == "manual" else f"{self.backend} ({loop})"
 
     def save(self, folder: Path) -> None:
-        """Write the record; a reader sees the old one or the new one, never a mixture."""
-        digests = {}
+        """Write the record; a reader sees the old one or the new one, never a mixture.
+
+        Arrays that replace others wait beside them as ``.npy.new`` until ``record.json``, which
+        decides, is written: `load` takes the file that has the digest.
+
+        Raises
+        ------
+        ValueError
+            If the name of an array leads out of the folder.
+        """
+        replaces = (folder / "record.json").exists()
+        digests, waiting = {}, []
         for name, array in self.arrays.items():
-            path = folder / f"{name}.npy"
+            path = _path_of(folder, name)
             if not _lies_in(array, path):
-                storage.write_atomic(path, partial(_write, array=array))
-            digests[name] = storage.file_digest(path)
+                goal = _waiting(path) if replaces else path
+                storage.write_atomic(goal, partial(_write, array=array))
+                waiting += [path] if replaces else []
+                digests[name] = storage.file_digest(goal)
+            else:
+                digests[name] = storage.file_digest(path)
         about = {"format": FORMAT, "digest": _digest(self.about), "arrays": digests, **self.about}
         text = json.dumps(about, indent=1)
         storage.write_atomic(folder / "record.json", lambda file: file.write(text.encode()))
+        for path in waiting:
+            _waiting(path).replace(path)
 
     @classmethod
     def load(cls, folder: Path) -> RunRecord:
@@ -98,7 +115,8 @@ class RunRecord:
         Raises
         ------
         ValueError
-            If the folder holds no record, one of a newer format, or one whose files were altered.
+            If the folder holds no record, one of a newer format, one whose files were altered, or
+            one that names a file outside its folder.
         """
         path = folder / "record.json"
         try:
@@ -113,9 +131,7 @@ class RunRecord:
             raise ValueError(f"{path} was altered after the run wrote it")
         arrays = {}
         for name, digest in digests.items():
-            file = folder / f"{name}.npy"
-            if not file.is_file() or storage.file_digest(file) != digest:
-                raise ValueError(f"{file} is missing or was altered after the run wrote it")
+            file = _find_file(_path_of(folder, name), digest)
             large = file.stat().st_size > _MAPPED
             arrays[name] = np.load(file, mmap_mode="r" if large else None, allow_pickle=False)
         return cls(about=about, arrays=arrays, digests=digests)
@@ -127,6 +143,31 @@ def found_in(place: Path) -> Path | None:
     whole = (folder for folder in folders if (folder / "record.json").is_file())
     begun = (folder for folder in folders if any(folder.glob("**/*.npy")))
     return next(whole, None) or next(begun, None)
+
+
+def _path_of(folder: Path, name: str) -> Path:
+    """Return the file of an array, which must lie in the record's folder, links followed."""
+    path = folder / f"{name}.npy"
+    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder} names an array outside of it, {name!r}")
+    return path
+
+
+def _waiting(path: Path) -> Path:
+    """Return where an array waits to replace another until ``record.json`` is written."""
+    return path.with_name(f"{path.name}.new")
+
+
+def _find_file(path: Path, digest: str) -> Path:
+    """Return the file with the digest: an array's own, or the one that a crash left beside it.
+
+    Its own is looked at twice, since a writer may put the other into its place meanwhile.
+    """
+    for file in (path, _waiting(path), path):
+        with contextlib.suppress(OSError):
+            if storage.file_digest(file) == digest:
+                return file
+    raise ValueError(f"{path} is missing or was altered after the run wrote it")
 
 
 def _digest(about: Mapping[str, Any]) -> str:

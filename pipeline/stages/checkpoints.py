@@ -18,6 +18,7 @@ from pipeline.record import checkpoint
 from pipeline.record.trace import NonFiniteLossError
 
 _ALTERED = "its stored config was altered"
+_COUNTED = {"curves", "checks", "waited", "best"}  # see `pipeline.stages.train`
 
 
 class Checkpoints:
@@ -31,6 +32,7 @@ class Checkpoints:
         self.identity = job.identity
         self.folder = checkpoint.HOME / job.identity.key()
         self.every = job.settings.train.checkpoint
+        self.epochs, self.updates = job.settings.train.epochs, len(job.rates)
         self.wanted = self.every is not None and job.settings.train.loop == "manual"
         self.about: dict[str, Any] = {}
         self._last = time.monotonic()
@@ -39,7 +41,7 @@ class Checkpoints:
         """Return the last checkpoint, None where there is none that this job can go on from."""
         try:
             last = checkpoint.load(self.folder)
-            reason = "" if last is None else self._refuse(last.about)
+            reason = "" if last is None else self._refuse(last)
         except ValueError as error:
             last, reason = None, str(error)
         if reason:
@@ -47,11 +49,32 @@ class Checkpoints:
             return None
         return last
 
-    def _refuse(self, about: Mapping[str, Any]) -> str:
-        difference = self.identity.tell_difference(about)
+    def _refuse(self, last: checkpoint.Checkpoint) -> str:
+        """Return why this job cannot go on from a checkpoint; empty if it can."""
+        difference = self.identity.tell_difference(last.about)
         if difference:
             return f"{self.folder} was {difference}"
-        return f"{self.folder}: {_ALTERED}" if _is_altered(about) else ""
+        if _is_altered(last.about):
+            return f"{self.folder}: {_ALTERED}"
+        misfit = self._find_misfit(last)
+        return f"{self.folder} does not fit the job ({misfit})" if misfit else ""
+
+    def _find_misfit(self, last: checkpoint.Checkpoint) -> str:
+        """Return what in a checkpoint this job cannot have written; empty if it fits.
+
+        After e of E epochs a job of U updates has e·U/E rows of each kind.
+        """
+        if not 0 < last.epoch < self.epochs:
+            return f"epoch {last.epoch} of {self.epochs}"
+        rows, wanted = len(last.rows.get("loss", ())), last.epoch * self.updates // self.epochs
+        if rows != wanted:
+            return f"{rows} rows after epoch {last.epoch}, not {wanted}"
+        counted = last.about.get("counted")
+        if not isinstance(counted, Mapping) or not set(counted) >= _COUNTED:
+            return "what the training counts is missing"
+        if "run" not in last.about or "seconds" not in last.rows:
+            return "it is not whole"
+        return "" if set(last.named("param")) == set(last.named("first")) else "its parameters"
 
     @contextlib.contextmanager
     def held(self, *, goes_on: bool) -> Iterator[None]:
@@ -87,10 +110,15 @@ class Checkpoints:
         return self.every is not None and time.monotonic() - self._last >= self.every
 
     def save(self, *, epoch: int, counted: Mapping[str, Any], **arrays: Any) -> None:
-        """Write one."""
+        """Write one; where the one before is damaged, warn and write no more of them."""
         about = {**self.about, **self.identity.as_tags(), "counted": counted}
-        with storage.room_for(self.folder):
-            checkpoint.save(self.folder, epoch=epoch, about=about, **arrays)
+        try:
+            with storage.room_for(self.folder):
+                checkpoint.save(self.folder, epoch=epoch, about=about, **arrays)
+        except ValueError as error:
+            print(f"twingrad: warning: {error}; no more checkpoints", file=sys.stderr)
+            self.every = None
+            checkpoint.clear(self.folder)
         self._last = time.monotonic()
 
 

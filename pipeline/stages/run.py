@@ -321,11 +321,15 @@ def _account(
         record.about |= {"status": "KILLED" if killed else "FAILED", "message": message}
         raise
     finally:
+        with storage.room_for(folder / "record"):  # before anything that may fail
+            record.about["run"] = tracked.id
+            record.save(folder / "record")
         _say_without_gradient(record)
         log(record, tracked, points=job.settings.tracking.max_points)
-        record.about["run"] = tracked.id
-        with storage.room_for(folder / "record"):
-            record.save(folder / "record")
+        if record.about["run"] != tracked.id:  # the store has answered meanwhile
+            record.about["run"] = tracked.id
+            with storage.room_for(folder / "record"):
+                record.save(folder / "record")
         tracked.log_folder(folder / "record", "record")
         if record.about["status"] != "KILLED":  # who stops a run does not wait for pictures
             alone = tracked.parent is None

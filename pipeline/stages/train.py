@@ -157,9 +157,9 @@ def train(
         trace.flush()
     finally:
         gc.unfreeze()
-        last = backend.read(model, twin)
         record.arrays |= trace.collect(first)
         record.arrays |= seen.arrays(record.steps)
+        last = backend.read(model, twin)  # may fail, after what was kept is in the record
         if trace.without_gradient:
             record.about["without_gradient"] = list(trace.without_gradient)
             record.about["lacking_since"] = dict(trace.lacking_since)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -76,3 +80,107 @@ def test_damage_is_told(tmp_path, name):
     with pytest.raises(ValueError, match="no readable checkpoint"):
         checkpoint.load(tmp_path)
     assert checkpoint.about(tmp_path) is None
+
+
+def _index(folder):
+    return json.loads((folder / "checkpoint.json").read_text())
+
+
+def _sign(folder, index):
+    text = json.dumps(index | {"digest": checkpoint.digest_index(index)})
+    (folder / "checkpoint.json").write_text(text)
+
+
+def _double(index):
+    return index | {"rows": [index["rows"][0], *index["rows"]]}
+
+
+def _leave(index):
+    part = index["rows"][0]
+    return index | {"rows": [part | {"file": f"../{part['file']}"}, *index["rows"][1:]]}
+
+
+def _lead_away(index):
+    return index | {"state": index["state"] | {"file": "/etc/hostname"}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _double,
+        _leave,
+        _lead_away,
+        lambda index: index | {"epoch": 1},
+        lambda index: index | {"epoch": None},
+        lambda index: index | {"rows": []},
+        lambda index: index | {"rows": index["rows"][::-1]},
+        lambda index: index | {"rows": 3},
+        lambda index: {key: value for key, value in index.items() if key != "state"},
+        lambda index: {key: value for key, value in index.items() if key != "epoch"},
+    ],
+)
+def test_an_index_that_does_not_hold_together_is_refused_even_if_it_is_signed(tmp_path, change):
+    for epoch in (1, 2):
+        write(tmp_path, epoch)
+    _sign(tmp_path, change(_index(tmp_path)))
+    with pytest.raises(ValueError, match="holds no readable checkpoint"):
+        checkpoint.load(tmp_path)
+
+
+def test_every_altered_value_of_an_index_is_found(tmp_path):
+    """Each of its numbers and names, without a new digest: none is read as if it were right."""
+    write(tmp_path, 2, config={"lr": 0.1})
+    index = _index(tmp_path)
+    for changed in (
+        index | {"epoch": 3},
+        index | {"about": index["about"] | {"config": {"lr": 0.2}}},
+        index | {"about": index["about"] | {"counted": {"waited": 0}}},
+        {key: value for key, value in index.items() if key != "digest"},
+        index | {"digest": None},
+    ):
+        (tmp_path / "checkpoint.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=r"checkpoint.json was altered"):
+            checkpoint.load(tmp_path)
+        assert checkpoint.about(tmp_path) is None
+
+
+def test_any_byte_of_an_index_that_is_changed_is_one_line(tmp_path):
+    write(tmp_path, 2)
+    path = tmp_path / "checkpoint.json"
+    content = path.read_bytes()
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x81]) + content[at + 1 :])
+        with pytest.raises(ValueError, match=r"^.+$"):
+            checkpoint.load(tmp_path)
+        path.write_bytes(content[:at])
+        with pytest.raises(ValueError, match=r"^.+$"):
+            checkpoint.load(tmp_path)
+
+
+def test_parts_that_hold_different_arrays_are_refused(tmp_path):
+    write(tmp_path, 1)
+    checkpoint.save(tmp_path, epoch=2, about={}, state={}, rows={"loss": np.ones(2)})
+    with pytest.raises(ValueError, match="do not fit together"):
+        checkpoint.load(tmp_path)
+
+
+def test_odd_things_in_its_place_are_damage_and_can_be_cleared(tmp_path):
+    folder = tmp_path / "c"
+    (folder / "checkpoint.json").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        checkpoint.load(folder)
+    checkpoint.clear(folder)
+    folder.write_text("a file")
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        checkpoint.load(folder)
+    checkpoint.clear(folder)
+    assert not folder.exists()
+
+
+def test_a_checkpoint_of_the_version_before_is_of_other_code(tmp_path):
+    """`tests/record/before/checkpoint` was written by version 1 of the format."""
+    shutil.copytree(Path(__file__).parent / "before" / "checkpoint", tmp_path / "c")
+    with pytest.raises(ValueError, match="was made by other code"):
+        checkpoint.load(tmp_path / "c")
+    assert set(checkpoint.about(tmp_path / "c")) <= {"run", "folder"}
+    assert checkpoint.about(tmp_path / "c")["run"] == "1a2b"

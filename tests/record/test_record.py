@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline import storage
 from pipeline.record.record import RunRecord
 
 ABOUT = {"config": {"backend": {"name": "torch"}, "train": {"loop": "fit"}}, "scores": {"mse": 0.1}}
@@ -97,4 +99,62 @@ def test_a_pickled_array_is_neither_written_nor_read(folder, tmp_path):
     about["arrays"]["loss"] = file_digest(folder / "loss.npy")
     (folder / "record.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="pickle|Object"):
+        RunRecord.load(folder)
+
+
+def test_a_record_of_the_version_before_is_read():
+    """`tests/record/before/record` was written before records were a package."""
+    back = RunRecord.load(Path(__file__).parent / "before" / "record")
+    assert (back.backend, back.about["run"], back.steps) == ("numpy", "1a2b", 3)
+    np.testing.assert_array_equal(back.arrays["param/w"], np.arange(8.0).reshape(4, 2))
+
+
+@pytest.mark.parametrize("last", range(1, 9))
+def test_saving_again_is_the_old_record_or_the_new_one_at_every_crash(tmp_path, monkeypatch, last):
+    """The process ends at the n-th write or rename, for every n; then a save again mends it."""
+    old = {"loss": np.zeros(3), "param/w": np.zeros(4)}
+    new = {"loss": np.ones(3), "param/w": np.ones(4), "first/w": np.ones(1)}
+    RunRecord(about=ABOUT, arrays=old).save(tmp_path)
+    calls = 0
+
+    def count(original):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls >= last:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.storage.write_atomic", count(storage.write_atomic))
+        patch.setattr(Path, "replace", count(Path.replace))
+        if last <= 7:
+            with pytest.raises(KeyboardInterrupt):
+                RunRecord(about=ABOUT, arrays=new).save(tmp_path)
+        else:
+            RunRecord(about=ABOUT, arrays=new).save(tmp_path)
+            assert calls == 7
+    back = RunRecord.load(tmp_path)
+    wanted = old if last <= 4 else new
+    assert list(back.arrays) == list(wanted)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(back.arrays[name], array)
+    RunRecord(about=ABOUT, arrays=new).save(tmp_path)
+    assert list(RunRecord.load(tmp_path).arrays) == list(new)
+    assert not list(tmp_path.rglob("*.new"))
+
+
+@pytest.mark.parametrize("name", ["../loss", "/tmp/loss", "param/../../loss", "out/loss", "a\0b"])
+def test_no_array_lies_outside_of_its_record(tmp_path, folder, name):
+    other = tmp_path.parent / f"{tmp_path.name}-other"
+    RunRecord(about=ABOUT, arrays={"loss": np.ones(3)}).save(other)
+    (folder / "out").symlink_to(other)
+    with pytest.raises(ValueError, match="names an array outside of it"):
+        RunRecord(about=ABOUT, arrays={name: np.ones(3)}).save(folder)
+    path = folder / "record.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"arrays": {name: about["arrays"]["loss"]}}))
+    with pytest.raises(ValueError, match="names an array outside of it"):
         RunRecord.load(folder)
