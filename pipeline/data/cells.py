@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 
 from pipeline.config import ConfigError
+
+# What programs write where there is no value, in small letters.
+_MISSING = {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null"}
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?[\d.]*,\d+([eE][-+]?\d+)?\s*")
 
 
 def name_cell(key: str, name: str, row: int, problem: str) -> ConfigError:
     """Say which cell is wrong; `row` counts from 0."""
     return ConfigError(key, name, f"data row {row + 1} (counted from 1) {problem}")
+
+
+def unreadable(path: Path, error: Exception) -> ConfigError:
+    """Return what to raise: in one line what a reader said about a damaged file."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError("data.path", path, f"cannot be read: {text}")
 
 
 def read_numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
@@ -46,8 +59,10 @@ def _parsed(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarra
         try:
             found[index] = float(text.replace("_", "no"))  # Python alone reads 1_000
         except ValueError:
-            what = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
-            raise name_cell(key, name, first + index[0], what) from None
+            problem = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
+            if _DECIMAL_COMMA.fullmatch(text):
+                problem = f"holds {str(text)!r}, a decimal comma; a number has a decimal point"
+            raise name_cell(key, name, first + index[0], problem) from None
     return found
 
 
@@ -66,9 +81,14 @@ def read_labels(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
         raise ConfigError(key, name, "has several columns; the target of classes is one")
     kind = values.dtype.kind
     if kind == "U":
-        empty = np.flatnonzero(np.char.strip(values) == "")
-        if len(empty):
-            raise name_cell(key, name, first + int(empty[0]), "has no value")
+        missing = [text.strip().lower() in _MISSING for text in values.tolist()]
+        if any(missing):
+            row = missing.index(True)
+            text = str(values[row])
+            problem = (
+                f"is {text!r}, a missing label; leave the row out, or call the class otherwise"
+            )
+            raise name_cell(key, name, first + row, problem if text.strip() else "has no value")
         return values
     if kind == "f":
         found = read_numbers(values, key=key, name=name, first=first)

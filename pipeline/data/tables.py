@@ -5,22 +5,26 @@ Rows are counted from 1 in every message, and a header is not a row.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import mmap
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from pipeline.config import ConfigError
-from pipeline.data.cells import name_cell
+from pipeline.data.arrow import Csv, Parquet
+from pipeline.data.cells import unreadable
 
 KINDS = (".csv", ".npy", ".npz", ".parquet")
 STREAMED = (".npy", ".parquet")
 _LARGE = 1 << 21  # bytes of a large page
+_COPIES = 3  # of all samples at once: as read, side by side, and split
 
 
 class Table(Protocol):
@@ -56,19 +60,22 @@ def opened(path: str, *, block: int, names: Sequence[str]) -> Table:
     ConfigError
         If it is not there, cannot be read, is of no known kind or has no rows.
     """
-    where = Path(path).expanduser()
+    try:
+        where = Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError("data.path", path, "there is no such user's home folder") from None
     kind = where.suffix.lower()
     if kind not in KINDS:
         raise ConfigError(
             "data.path", path, f"unknown kind of file; must end in {', '.join(KINDS)}"
         )
-    if not where.is_file():
+    if not os.path.isfile(where):  # of a name that is too long, too, it says no
         raise ConfigError("data.path", path, "there is no such file")
     try:
         if kind == ".csv":
-            table: Table = _Csv(where, names)
+            table: Table = Csv(where, names)
         elif kind == ".parquet":
-            table = _Parquet(where)
+            table = Parquet(where)
         elif kind == ".npz":
             table = _Npz(where, names)
         else:
@@ -76,16 +83,10 @@ def opened(path: str, *, block: int, names: Sequence[str]) -> Table:
     except ConfigError:
         raise
     except Exception as error:  # every reader has errors of its own for a damaged file
-        raise _unreadable(where, error) from None
+        raise unreadable(where, error) from None
     if not sum(table.blocks):
         raise ConfigError("data.path", path, "has no rows")
     return table
-
-
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    """Say in one line what a reader said about a damaged file."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ConfigError("data.path", path, f"cannot be read: {text}")
 
 
 def check_names(table: Table, *, features: Sequence[str], target: Sequence[str]) -> None:
@@ -177,7 +178,17 @@ class Npy:
         return [found[:, int(name)].copy() for name in names]
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _measure_memory() -> float:
+    """Return the bytes of memory that this process may have; infinite where nobody says."""
+    sizes = [math.inf]
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # a container's; "max" if it has no limit
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read shape, order and dtype of an .npy file, and stop where its numbers begin."""
     version = np.lib.format.read_magic(file)
     read = {
@@ -196,6 +207,7 @@ class _Npz:
         self.path = path
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no .npz archive")
+        self._check_sizes(names)
         with np.load(path, allow_pickle=False) as file:
             self.names = list(file.files)
             self._found = {name: self._read(file, name) for name in names if name in file.files}
@@ -209,6 +221,35 @@ class _Npz:
                     f"array {name} has {length} rows, {first} has {lengths[first]}",
                 )
         self.blocks = [next(iter(lengths.values()), 1)]
+
+    def _check_sizes(self, names: Sequence[str]) -> None:
+        """Refuse arrays that are cut off or too large, by their headers, before any is read.
+
+        In memory they are at least float64, and at times there are `_COPIES` of them.
+        """
+        total = 0
+        with zipfile.ZipFile(self.path) as archive:
+            there = {member.filename: member for member in archive.infolist()}
+            for name in names:
+                member = there.get(f"{name}.npy")
+                if member is None:
+                    continue
+                with archive.open(member) as file:
+                    shape, _, dtype = _header(file)
+                    start = file.tell()
+                count = math.prod(shape)
+                need = start + count * dtype.itemsize
+                if member.file_size < need and not dtype.hasobject:
+                    problem = f"array {name} is cut off: it should have {need} bytes"
+                    raise ConfigError("data.path", self.path, problem)
+                total += count * max(dtype.itemsize, 8)
+        memory = _measure_memory()
+        if total * _COPIES > memory:
+            raise ConfigError(
+                "data.path", self.path,
+                f"needs about {total * _COPIES / 2**30:.3g} GiB of memory, of {memory / 2**30:.3g};"
+                " a .npy or .parquet file can be streamed (data.source=mmap)",
+            )  # fmt: skip
 
     def _read(self, file: Any, name: str) -> np.ndarray:
         try:
@@ -232,112 +273,6 @@ class _Npz:
     def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
         """Return the arrays of these names."""
         return [self._found[name] for name in names]
-
-
-class _Arrow:
-    """What CSV and Parquet share: columns that come from Arrow."""
-
-    path: Path
-    names: list[str]
-    blocks: list[int]
-
-    def _plain(self, column: Any, name: str, *, key: str, first: int) -> np.ndarray:
-        """Turn a column into NumPy's numbers or text, refusing missing values."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        kind = column.type
-        if column.null_count:
-            row = pc.index(pc.is_null(column), True).as_py()
-            raise name_cell(key, name, first + row, "has no value")
-        if pa.types.is_dictionary(kind):
-            column = column.cast(kind.value_type)
-            kind = column.type
-        if pa.types.is_decimal(kind):
-            column = column.cast(pa.float64())
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return np.array(column.to_pylist(), dtype=np.str_)
-        elif not (
-            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        ):
-            raise ConfigError(key, name, f"holds {kind}; must be numbers or text")
-        found: np.ndarray = column.to_numpy()
-        return found
-
-
-class _Csv(_Arrow):
-    """Comma-separated values with a header; one block, in memory."""
-
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        from pyarrow import csv
-
-        self.path = path
-        with path.open("rb") as file:
-            begin, more = file.read(1 << 20), file.read(1)
-        lines = [line for line in begin.splitlines() if line.strip()]
-        if not lines:
-            raise ConfigError("data.path", path, "is empty; a header of names is needed")
-        if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ConfigError("data.path", path, "is UTF-16; save it as UTF-8")
-        if len(lines) == 1 and not more:
-            raise ConfigError("data.path", path, "has no rows")
-        ragged: list[Any] = []
-
-        def refuse(row: Any) -> str:
-            ragged.append(row)
-            return "error"
-
-        how = {
-            "read_options": csv.ReadOptions(use_threads=False),
-            "parse_options": csv.ParseOptions(invalid_row_handler=refuse),
-        }
-        try:
-            with csv.open_csv(path, **how) as file:
-                self.names = file.schema.names
-            wanted = [name for name in names if self.names.count(name) == 1]
-            convert = csv.ConvertOptions(include_columns=wanted)
-            self._found = csv.read_csv(path, convert_options=convert, **how)
-        except Exception:
-            if not ragged:
-                raise
-            row = ragged[0]
-            raise name_cell(
-                "data.path", str(path), row.number - 2,
-                f"has {row.actual_columns} values, the header {row.expected_columns}",
-            ) from None  # fmt: skip
-        self.blocks = [self._found.num_rows if wanted else 1]
-
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
-        """Return the columns of these names."""
-        return [self._plain(self._found[name], name, key=key, first=0) for name in names]
-
-
-class _Parquet(_Arrow):
-    """Columns in row groups; a row group is a block."""
-
-    def __init__(self, path: Path) -> None:
-        from pyarrow import parquet
-
-        self.path = path
-        self._file = parquet.ParquetFile(
-            path, memory_map=False, pre_buffer=False, page_checksum_verification=True
-        )
-        self.names = self._file.schema_arrow.names
-        about = self._file.metadata
-        groups = range(about.num_row_groups)
-        self._groups = [i for i in groups if about.row_group(i).num_rows]
-        self.blocks = [about.row_group(i).num_rows for i in self._groups]
-
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
-        """Return columns of a row group."""
-        try:
-            found = self._file.read_row_group(
-                self._groups[block], columns=list(names), use_threads=False
-            )
-        except (ValueError, OSError) as error:
-            raise _unreadable(self.path, error) from None
-        first = sum(self.blocks[:block])
-        return [self._plain(found[name], name, key=key, first=first) for name in names]
 
 
 def unchanged(path: Path) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import tracemalloc
 import zipfile
 from functools import partial
 
@@ -15,7 +17,7 @@ from pyarrow import parquet
 
 from pipeline import config, data, seeds
 from pipeline.config import ConfigError
-from pipeline.data import files
+from pipeline.data import files, tables
 
 ROWS = 40
 SETTINGS = {
@@ -315,11 +317,101 @@ def test_a_csv_that_is_none(tmp_path):
         refused(path) == "data.path=t.csv: data row 2 (counted from 1) has 2 values, the header 3"
     )
     path.write_text("a;b;y\n1;2;3\n")
-    assert refused(path) == "data.features=a: is no column of t.csv; it has a;b;y"
-    path.write_bytes(b"a,b,y\n" + b"1,2,\xff\xfe\n" * 9)
-    assert refused(path).startswith("data.target=y: holds binary")
+    assert (
+        refused(path)
+        == "data.path=t.csv: has semicolons between its columns; save it with commas, and decimal points"
+    )
     path.write_text("a,b,y\n" + "2024-01-01,2,3\n" * 9)
     assert refused(path) == "data.features=a: holds date32[day]; must be numbers or text"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"a,b,y\n" + b"1,2,\xff\xfe\n" * 9, 2),
+        ("größe,b,y\n1,2,3\n".encode("latin-1"), 1),
+        ("a,b,y\n1,2,3\n1,é\n".encode("latin-1"), 3),  # ragged as well
+        (b"a,b,y\n" + b"1,2,3\n" * 300_000 + b"1,2,\xe9\n", 300_002),
+    ],
+)
+def test_a_csv_that_is_no_utf8_is_one_line(tmp_path, capfd, content, line):
+    (tmp_path / "t.csv").write_bytes(content)
+    says = f"data.path=t.csv: is no UTF-8 in line {line}; save it as UTF-8"
+    assert refused(tmp_path / "t.csv") == says
+    assert capfd.readouterr() == ("", "")
+
+
+def test_letters_that_lie_across_two_blocks_are_utf8(tmp_path):
+    text = "a,b,y,ö\n" + ("1,2,3,é\n" + "4,5,7,ü\n" * 2) * 60_000
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    assert made(tmp_path / "t.csv").inputs == (2,)
+
+
+def test_separators_and_decimal_commas_are_named(tmp_path):
+    path = tmp_path / "t.csv"
+    for text, name in (("a;b;y\n1,5;2,5;3\n", "semicolons"), ("a\tb\ty\n1\t2\t3\n", "tabs")):
+        path.write_text(text)
+        assert refused(path).startswith(f"data.path=t.csv: has {name} between its columns")
+    for cell in ("1,5", "-1.000,5", "1,5e3", ",5"):
+        path.write_text(f'a,b,y\n1,2,3\n"{cell}",2,3\n')
+        assert refused(path) == (f"data.features=a: data row 2 (counted from 1) holds '{cell}', "
+                                 "a decimal comma; a number has a decimal point")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+@pytest.mark.parametrize("label", ["NA", " n/a", "NaN", "null", "#N/A", "<NA>"])
+def test_a_missing_label_is_no_class(tmp_path, kind, label):
+    columns = table()
+    columns["kind"] = columns["kind"].astype("U8")
+    columns["kind"][11] = label
+    path = write(tmp_path / f"t{kind}", columns)
+    assert refused(path, target=("kind",), task="classes") == (
+        f"data.target=kind: data row 12 (counted from 1) is {label!r}, a missing label; leave the row "
+        "out, or call the class otherwise"
+    )
+
+
+def _declare(path, shape):
+    """An .npz whose array `b` says that it is of some shape, with nothing behind."""
+    np.savez(path, a=np.ones(ROWS), y=np.ones(ROWS))
+    header = io.BytesIO()
+    about = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b.npy", header.getvalue())
+
+
+def test_an_npz_that_declares_more_than_it_has_is_refused_before_memory_is_taken(tmp_path):
+    for shape in ((2**28,), (2**40,), (2**20, 2**20)):
+        _declare(tmp_path / "t.npz", shape)
+        tracemalloc.start()
+        text = refused(tmp_path / "t.npz")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert text.startswith("data.path=t.npz: array b is cut off: it should have ")
+        assert most < 2**22
+
+
+def test_an_npz_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "t.npz"
+    np.savez_compressed(path, **{name: np.zeros(2**21) for name in "aby"}, other=np.zeros(2**22))
+    monkeypatch.setattr(tables, "_measure_memory", lambda: 2.0**27)
+    tracemalloc.start()
+    text = refused(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text == (
+        "data.path=t.npz: needs about 0.141 GiB of memory, of 0.125; a .npy or .parquet file can "
+        "be streamed (data.source=mmap)"
+    )
+    assert most < 2**22
+
+
+def test_a_home_that_is_none_and_a_name_that_is_too_long(tmp_path):
+    says = "data.path=~nosuchuser/x.csv: there is no such user's home folder"
+    with pytest.raises(ConfigError, match=f"^{says}$"):
+        made("~nosuchuser/x.csv")
+    assert refused(tmp_path / f"{'x' * 5000}.csv").endswith("there is no such file")
 
 
 def test_a_ragged_row_far_into_a_csv_is_named(tmp_path):

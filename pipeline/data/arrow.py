@@ -1,0 +1,144 @@
+"""Columns that Arrow reads: CSV and Parquet files; see `pipeline.data.tables.Table`."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import ConfigError
+from pipeline.data.cells import name_cell, unreadable
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+class _Arrow:
+    """What CSV and Parquet share: columns that come from Arrow."""
+
+    path: Path
+    names: list[str]
+    blocks: list[int]
+
+    def _plain(self, column: Any, name: str, *, key: str, first: int) -> np.ndarray:
+        """Turn a column into NumPy's numbers or text, refusing missing values."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kind = column.type
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise name_cell(key, name, first + row, "has no value")
+        if pa.types.is_dictionary(kind):
+            column = column.cast(kind.value_type)
+            kind = column.type
+        if pa.types.is_decimal(kind):
+            column = column.cast(pa.float64())
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return np.array(column.to_pylist(), dtype=np.str_)
+        elif not (
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        ):
+            raise ConfigError(key, name, f"holds {kind}; must be numbers or text")
+        found: np.ndarray = column.to_numpy()
+        return found
+
+
+class Csv(_Arrow):
+    """Comma-separated values with a header; one block, in memory."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        from pyarrow import csv
+
+        self.path = path
+        with path.open("rb") as file:
+            begin, more = file.read(1 << 20), file.read(1)
+        lines = [line for line in begin.splitlines() if line.strip()]
+        if not lines:
+            raise ConfigError("data.path", path, "is empty; a header of names is needed")
+        if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ConfigError("data.path", path, "is UTF-16; save it as UTF-8")
+        _check_text(path, header=lines[0])
+        if len(lines) == 1 and not more:
+            raise ConfigError("data.path", path, "has no rows")
+        ragged: list[Any] = []
+
+        def refuse(row: Any) -> str:
+            ragged.append(row)
+            return "error"
+
+        how = {
+            "read_options": csv.ReadOptions(use_threads=False),
+            "parse_options": csv.ParseOptions(invalid_row_handler=refuse),
+        }
+        try:
+            with csv.open_csv(path, **how) as file:
+                self.names = file.schema.names
+            wanted = [name for name in names if self.names.count(name) == 1]
+            convert = csv.ConvertOptions(include_columns=wanted)
+            self._found = csv.read_csv(path, convert_options=convert, **how)
+        except Exception:
+            if not ragged:
+                raise
+            row = ragged[0]
+            raise name_cell(
+                "data.path", str(path), row.number - 2,
+                f"has {row.actual_columns} values, the header {row.expected_columns}",
+            ) from None  # fmt: skip
+        self.blocks = [self._found.num_rows if wanted else 1]
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return the columns of these names."""
+        return [self._plain(self._found[name], name, key=key, first=0) for name in names]
+
+
+def _check_text(path: Path, *, header: bytes) -> None:
+    """Refuse a file that is no UTF-8 or whose columns another mark than a comma separates.
+
+    The reader itself decodes no more than names and ragged rows, and says it in many lines.
+    """
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    line = 1
+    with path.open("rb") as file:
+        for text in iter(lambda: file.read(1 << 20), b""):
+            try:
+                decode(text)
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                problem = f"is no UTF-8 in line {line}; save it as UTF-8"
+                raise ConfigError("data.path", path, problem) from None
+            line += text.count(b"\n")
+    for mark, name in _SEPARATORS.items():
+        if mark.encode() in header and b"," not in header:
+            problem = f"has {name} between its columns; save it with commas, and decimal points"
+            raise ConfigError("data.path", path, problem)
+
+
+class Parquet(_Arrow):
+    """Columns in row groups; a row group is a block."""
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import parquet
+
+        self.path = path
+        self._file = parquet.ParquetFile(
+            path, memory_map=False, pre_buffer=False, page_checksum_verification=True
+        )
+        self.names = self._file.schema_arrow.names
+        about = self._file.metadata
+        groups = range(about.num_row_groups)
+        self._groups = [i for i in groups if about.row_group(i).num_rows]
+        self.blocks = [about.row_group(i).num_rows for i in self._groups]
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return columns of a row group."""
+        try:
+            found = self._file.read_row_group(
+                self._groups[block], columns=list(names), use_threads=False
+            )
+        except (ValueError, OSError) as error:
+            raise unreadable(self.path, error) from None
+        first = sum(self.blocks[:block])
+        return [self._plain(found[name], name, key=key, first=first) for name in names]
