@@ -17,10 +17,10 @@ import yaml
 
 from pipeline import identity
 from pipeline.leaderboard import SeedVerdict
+from pipeline.naming import name_runs
 from pipeline.parity import distance
 from pipeline.parity.equivalence import Equivalence
 from pipeline.parity.verdict import WORST, Ladder, Rung
-from pipeline.plots import names
 from pipeline.record.record import RunRecord
 
 Pair = tuple[RunRecord, RunRecord]
@@ -95,7 +95,7 @@ def summary(records: Sequence[RunRecord]) -> Table:
     optima = [_scalars(record.about.get("least_squares")) for record in records]
     keys = list(dict.fromkeys(key for own in parameters for key in own))
     header = ["run"]
-    columns = [names(records)]
+    columns = [name_runs(records)]
     for key in keys:
         own = [values.get(key) for values in parameters]
         header.append(key)
@@ -213,15 +213,15 @@ def beside(ladder: Ladder) -> list[str]:
         found.append(f"Distance over the steps: {ladder.growth.text}.")
     if ladder.verdict == "PASS" and "speed" in ladder.facts:
         found.append(f"{ladder.facts['speed']}.")
-    names = {"a": ladder.a, "b": ladder.b}
+    labels = {"a": ladder.a, "b": ladder.b}
     ends = {side: (errors.max(), errors[-1]) for side, errors in ladder.errors.items()}
     if ends:
         words = ("is at most ", " ulp off", "last step ")
         parts: list[str] = []
         for side, (most, last) in ends.items():
             is_at, off, at_last = ("", "", "") if parts else words
-            parts.append(f"{names[side]} {is_at}{most:.3g}{off} ({at_last}{last:.3g})")
-        found.append(f"Against {ladder.reference}: {', '.join(parts)}.{_nearer(names, ends)}")
+            parts.append(f"{labels[side]} {is_at}{most:.3g}{off} ({at_last}{last:.3g})")
+        found.append(f"Against {ladder.reference}: {', '.join(parts)}.{_nearer(labels, ends)}")
     prove = ladder.facts.get("prove")
     if prove is not None:
         ratio = prove["ratio"]
@@ -231,17 +231,17 @@ def beside(ladder: Ladder) -> list[str]:
             f"{prove['native']:.2g}{times} (rounding in float32 alone gives about 5e+08)."
         )
     for side, checked in ladder.facts.get("gradcheck", {}).items():
-        found.append(f"Gradients of {names[side]}: {_checked(checked)}.")
+        found.append(f"Gradients of {labels[side]}: {_checked(checked)}.")
     return found
 
 
-def _nearer(names: Mapping[str, str], ends: Mapping[str, Sequence[float]]) -> str:
+def _nearer(labels: Mapping[str, str], ends: Mapping[str, Sequence[float]]) -> str:
     """Say which side is nearer the reference, if one is by a tenth at most and at the end."""
     if len(ends) < 2:
         return ""
     for side, other in (("a", "b"), ("b", "a")):
         if all(x < 0.9 * y for x, y in zip(ends[side], ends[other], strict=True)):
-            return f" {names[side]} is nearer."
+            return f" {labels[side]} is nearer."
     return " Neither is clearly nearer."
 
 
@@ -292,7 +292,7 @@ def render(
         Verdicts on groups whose runs drew their own starts; they are at the top, and the ladders of
         the pairs that they cover are folded.
     """
-    named = names(records)
+    named = name_runs(records)
     header, rows = summary(records)
     if len(rows) <= _FEW_RUNS:
         header, *rows = (list(line) for line in zip(header, *rows, strict=True))
@@ -520,7 +520,7 @@ def verdicts(
     by_seeds: Sequence[SeedVerdict] = (),
 ) -> Table:
     """Return a table of pairs: the two runs, the verdict, and why."""
-    named = dict(zip(map(id, records), names(records), strict=True))
+    named = dict(zip(map(id, records), name_runs(records), strict=True))
     rows = [
         [named[id(a)], named[id(b)], verdict, why]
         for (a, b), (verdict, why) in zip(pairs, pair_verdicts(ladders, by_seeds), strict=True)

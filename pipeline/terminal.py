@@ -17,8 +17,8 @@ from rich.text import Text
 
 from pipeline import report
 from pipeline.leaderboard import SeedVerdict
+from pipeline.naming import name_runs
 from pipeline.parity.verdict import Ladder
-from pipeline.plots import names
 from pipeline.redact import redact
 
 _COLOURS = {"PASS": "green", "ABSTAIN": "yellow", "FAIL": "bold red", "ERROR": "bold red"}
@@ -168,7 +168,7 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
     for name, test in result.equal.items():
         if name not in decided:
             out.print(Text(f"{name}: {test.sentence()}"))
-    named = dict(zip(map(id, result.records), names(result.records), strict=True))
+    named = dict(zip(map(id, result.records), name_runs(result.records), strict=True))
     covered = report.covered_pairs(result.by_seeds)
     judged = zip(result.pairs, result.ladders, strict=True)
     shown = [both for i, both in enumerate(judged) if i not in covered]

@@ -14,7 +14,7 @@ from pipeline import backends, models
 ROOT = Path(pipeline.__file__).parent
 FRAMEWORKS = {"torch": {"torch"}, "tensorflow": {"tensorflow", "keras"}}
 HEAVY = {"torch", "tensorflow", "keras", "mlflow", "matplotlib"}
-OWN = {"pipeline.tracking": {"mlflow"}, "pipeline.plots": {"matplotlib"}}
+OWN = {"pipeline.tracking": {"mlflow"}, "pipeline.figures": {"matplotlib"}}
 ABOVE = (*OWN, "pipeline.report", "pipeline.stages", "pipeline.sweep")  # layers on top of those two
 
 PROGRAM = """

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import config, data, identity, leaderboard, plots, report, storage
+from pipeline import config, data, identity, leaderboard, report, storage
+from pipeline.figures.files import list_saved
+from pipeline.figures.parity import draw_parity
+from pipeline.figures.runs import draw_comparison
+from pipeline.figures.sweeps import draw_sweep
 from pipeline.jobs.resolve import make_dataset
+from pipeline.naming import name_runs
 from pipeline.parity import distance
 from pipeline.parity.compared import Compared, list_other_settings
 from pipeline.parity.equivalence import Equivalence
@@ -151,7 +156,7 @@ def compare(
     notes = [*notes, *(f"ERROR: {run} cannot be read: {why}" for run, why in unreadable.items())]
     pairs, alone = paired(records, together=together)
     if alone:
-        named = dict(zip(map(id, records), plots.names(records), strict=True))
+        named = dict(zip(map(id, records), name_runs(records), strict=True))
         notes.append(report.leftovers([named[id(r)] for r in alone], pairs=len(pairs)))
     ladders = [
         judge(
@@ -180,12 +185,12 @@ def compare(
         ]
         figures = {}
         if dataset is not None:
-            figures = plots.comparison(members, dataset, pairs=[pair for pair, _ in judged])
-        figures |= plots.parity(judged)
+            figures = draw_comparison(members, dataset, pairs=[pair for pair, _ in judged])
+        figures |= draw_parity(judged)
         part = folder / "plots" if len(groups) == 1 else folder / "plots" / digest[:8]
         images |= {
             name if len(groups) == 1 else f"{name} ({digest[:8]})": image
-            for name, image in plots.saved(figures, part, formats=formats).items()
+            for name, image in list_saved(figures, part, formats=formats).items()
         }
     board: report.Table = ([], [])
     by_seeds = leaderboard.seed_verdicts(
@@ -195,7 +200,7 @@ def compare(
     if len(records) > 2:
         board = leaderboard.leaderboard(records)
         equal = dict(leaderboard.over_seeds(records, margin=margin)) if margin else {}
-        images = plots.saved(plots.sweep(records), folder / "plots", formats=formats) | images
+        images = list_saved(draw_sweep(records), folder / "plots", formats=formats) | images
     text = report.render(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
         board=board, equal=equal, by_seeds=by_seeds,

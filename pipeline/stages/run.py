@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import backends, identity, plots, storage
+from pipeline import backends, identity, storage
 from pipeline.backends.base import Backend, Model
 from pipeline.config import Config, ConfigError
+from pipeline.figures.files import save_figures
+from pipeline.figures.runs import draw_overview, draw_run
+from pipeline.figures.style import DPI
 from pipeline.jobs.job import Job, choose_trace, list_inexact, show_layers, solve_least_squares
 from pipeline.jobs.resolve import resolve
 from pipeline.record.checkpoint import Checkpoint
@@ -334,14 +337,14 @@ def _account(
         if record.about["status"] != "KILLED":  # who stops a run does not wait for pictures
             alone = tracked.parent is None
             figures = (
-                plots.single(record, job.dataset)
+                draw_run(record, job.dataset)
                 if alone
-                else {"overview": plots.overview(record, job.dataset)}
+                else {"overview": draw_overview(record, job.dataset)}
             )
             with storage.room_for(folder / "plots"):
-                plots.save(
+                save_figures(
                     figures, folder / "plots", formats=job.settings.tracking.figures,
-                    dpi=plots.DPI if alone else plots.DPI // 2,  # of hundreds, small ones
+                    dpi=DPI if alone else DPI // 2,  # of hundreds, small ones
                 )  # fmt: skip
             tracked.log_folder(folder / "plots", "plots")
 

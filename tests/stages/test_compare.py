@@ -12,9 +12,10 @@ import sys
 import pairs
 import pytest
 
-from pipeline import plots, sweep
+from pipeline import sweep
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
+from pipeline.stages import compare as compare_stage
 from pipeline.stages.compare import compare, paired
 from pipeline.tracking import run as tracking_run
 
@@ -30,7 +31,7 @@ def runs():
 def undrawn(monkeypatch):
     """No pictures, which take most of a comparison's time."""
     for name in ("comparison", "parity", "sweep"):
-        monkeypatch.setattr(plots, name, lambda *records, **how: {})
+        monkeypatch.setattr(compare_stage, f"draw_{name}", lambda *records, **how: {})
 
 
 def other(record, **about):
@@ -76,7 +77,7 @@ def test_of_data_sets_of_many_seeds_a_few_are_drawn_the_worst_first(runs, tmp_pa
         drawn.extend(pair[0].config["seed"] for pair, _ in judged)
         return {}
 
-    monkeypatch.setattr(plots, "parity", noted)
+    monkeypatch.setattr(compare_stage, "draw_parity", noted)
     records = []
     for seed in range(6):
         for record in runs.values():

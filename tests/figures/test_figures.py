@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pipeline import plots
 from pipeline.data import Dataset
+from pipeline.figures.curves import style_curves
+from pipeline.figures.files import list_saved, render_png, save_figures
+from pipeline.figures.parity import _times, count_ulps, draw_parity
+from pipeline.figures.path import draw_path
+from pipeline.figures.runs import draw_comparison, draw_overview, draw_run
+from pipeline.figures.style import new_figure
+from pipeline.figures.sweeps import draw_sweep
+from pipeline.naming import name_runs
 from pipeline.parity.ladder import Rung
 from pipeline.record.record import RunRecord
 from tests.test_report import ERRORS, FINDING, GROWTH, OPEN, ROUNDING, WRONG, ladder
@@ -69,23 +78,24 @@ def line(figure, label):
 
 def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path):
     code = (
-        "import sys; from pipeline import plots; assert 'matplotlib' not in sys.modules;"
-        "plots.png(plots._new(1, 1)); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys; from pipeline.figures import files, parity, runs, style, sweeps;"
+        "assert 'matplotlib' not in sys.modules; files.render_png(style.new_figure(1, 1));"
+        "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("shape", [(), (1, 1)])
 def test_a_whole_run_has_every_figure(make, dataset, shape):
-    figures = plots.single(make(shape=shape), dataset)
+    figures = draw_run(make(shape=shape), dataset)
     assert list(figures) == ["samples", "fit", "loss", "path", "residuals"]
     for figure in figures.values():
-        assert plots.png(figure).startswith(b"\x89PNG")
+        assert render_png(figure).startswith(b"\x89PNG")
 
 
 def test_the_learned_line_is_the_last_one_and_the_least_squares_line_is_there(make, dataset):
     record = make()
-    figure = plots.single(record, dataset)["fit"]
+    figure = draw_run(record, dataset)["fit"]
     x, y = line(figure, "torch").get_data()
     w, b = record.arrays["last/w"].item(), record.arrays["last/b"].item()
     np.testing.assert_allclose(y, w * x + b, rtol=1e-12)
@@ -97,7 +107,7 @@ def test_the_learned_line_is_the_last_one_and_the_least_squares_line_is_there(ma
 def test_a_line_that_is_far_too_steep_is_drawn_upright_across_the_picture(make, dataset):
     record = make()
     record.arrays["last/w"], record.arrays["last/b"] = np.float32(-4e18), np.float32(1e16)
-    figure = plots.single(record, dataset)["fit"]
+    figure = draw_run(record, dataset)["fit"]
     x, y = line(figure, "torch").get_data()
     np.testing.assert_allclose(x, 1e16 / 4e18, rtol=1e-6)
     targets = dataset.arrays["y_train"]
@@ -110,7 +120,7 @@ def test_a_line_that_is_far_too_steep_is_drawn_upright_across_the_picture(make, 
     ("loss", "level"), [("mse", NOISE**2), ("mae", NOISE * np.sqrt(2 / np.pi))]
 )
 def test_the_loss_has_a_logarithmic_axis_with_the_noise_marked(make, dataset, loss, level):
-    axes = plots.single(make(loss=loss), dataset)["loss"].axes[0]
+    axes = draw_run(make(loss=loss), dataset)["loss"].axes[0]
     assert axes.get_yscale() == "log"
     (marked,) = [found for found in axes.lines if found.get_label().startswith("noise")]
     np.testing.assert_allclose(marked.get_ydata(), level)
@@ -122,12 +132,12 @@ def test_the_loss_has_a_logarithmic_axis_with_the_noise_marked(make, dataset, lo
 def test_no_noise_is_marked_where_none_is_known(make, dataset):
     record = make()
     record.about["data"]["facts"] = {}
-    assert legend(plots.single(record, dataset)["loss"]) == ["torch"]
+    assert legend(draw_run(record, dataset)["loss"]) == ["torch"]
 
 
 def test_contours_lie_about_the_minimum_of_the_training_loss(make, dataset):
     record = make()
-    axes = plots.single(record, dataset)["path"].axes[0]
+    axes = draw_run(record, dataset)["path"].axes[0]
     contours = axes.collections[-1]
     x, y = (dataset.arrays[key].reshape(-1) for key in ("x_train", "y_train"))
     checked = 0
@@ -140,14 +150,14 @@ def test_contours_lie_about_the_minimum_of_the_training_loss(make, dataset):
 
 def test_the_path_is_the_recorded_one(make, dataset):
     record = make()
-    w, b = line(plots.single(record, dataset)["path"], "torch").get_data()
+    w, b = line(draw_run(record, dataset)["path"], "torch").get_data()
     np.testing.assert_array_equal(w, record.arrays["param/w"].astype(float))
     np.testing.assert_array_equal(b, record.arrays["param/b"].astype(float))
 
 
 def test_residuals_are_target_minus_prediction(make, dataset):
     record = make()
-    axes = plots.single(record, dataset)["residuals"].axes[0]
+    axes = draw_run(record, dataset)["residuals"].axes[0]
     drawn = axes.collections[0].get_offsets()
     expected = dataset.arrays["y_test"] - record.arrays["prediction"].astype(float)
     np.testing.assert_allclose(drawn[:, 1], expected.reshape(-1))
@@ -167,8 +177,8 @@ def test_what_a_partial_record_lacks_is_left_out(make, dataset, missing, left):
     record = make()
     for key in missing:
         del record.arrays[key]
-    assert set(plots.single(record, dataset)) == left
-    plots.png(plots.overview(record, dataset))
+    assert set(draw_run(record, dataset)) == left
+    render_png(draw_overview(record, dataset))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +202,7 @@ def test_all_text_of_an_overview_is_inside_it_and_none_lies_on_other(
         record.arrays = {k: v for k, v in record.arrays.items() if k[:5] not in ("param", "last/")}
         arrays |= {k: np.repeat(v, 2, axis=1) for k, v in arrays.items() if k[0] == "x"}
         record.arrays["prediction"] = record.arrays["prediction"] * scale
-    figure = plots.overview(record, Dataset(name="d", arrays=arrays, facts=dataset.facts))
+    figure = draw_overview(record, Dataset(name="d", arrays=arrays, facts=dataset.facts))
     figure.draw_without_rendering()
     assert len(figure.axes) == 2
     (heading,) = figure.texts
@@ -213,8 +223,8 @@ def test_all_text_of_an_overview_is_inside_it_and_none_lies_on_other(
 def test_an_empty_record_still_has_an_overview(make, dataset):
     record = make()
     record.arrays.clear()
-    assert plots.png(plots.overview(record, dataset)).startswith(b"\x89PNG")
-    assert plots.comparison([record], dataset, pairs=[(record, record)]) == {}
+    assert render_png(draw_overview(record, dataset)).startswith(b"\x89PNG")
+    assert draw_comparison([record], dataset, pairs=[(record, record)]) == {}
 
 
 def test_more_features_have_no_line_figures(make, dataset):
@@ -224,7 +234,7 @@ def test_more_features_have_no_line_figures(make, dataset):
     wide = Dataset(name="wide", arrays=arrays, facts={})
     record = make()
     record.arrays["last/w"] = np.zeros((2, 1), np.float32)
-    assert set(plots.single(record, wide)) == {"loss", "residuals"}
+    assert set(draw_run(record, wide)) == {"loss", "residuals"}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -234,24 +244,24 @@ def test_a_run_that_diverged_is_drawn_and_says_so(make, dataset, value):
     record.arrays["param/w"][-2:] = [1e18, np.nan]
     record.arrays["last/w"] = np.float32(np.nan)
     del record.arrays["prediction"]
-    figures = plots.single(record, dataset)
+    figures = draw_run(record, dataset)
     assert set(figures) == {"samples", "loss", "path"}
     assert "ended: loss not finite" in legend(figures["loss"])
     low, high = figures["path"].axes[0].get_xlim()
     assert high - low < 1  # the frame stays with the part that can be seen
     for figure in figures.values():
-        plots.png(figure)
+        render_png(figure)
 
 
 def test_one_diverged_run_does_not_squeeze_the_others(make, dataset):
     good, bad = make(), make("tensorflow")
     bad.arrays["loss"][-3:] = [1e20, 1e30, np.inf]
-    _, top = plots.comparison([good, bad], dataset, pairs=[])["loss"].axes[0].get_ylim()
+    _, top = draw_comparison([good, bad], dataset, pairs=[])["loss"].axes[0].get_ylim()
     assert top < 100
 
 
 def test_two_backends_differ_in_colour_dashes_and_width(make, dataset):
-    figure = plots.comparison([make(), make("tensorflow")], dataset, pairs=[])["loss"]
+    figure = draw_comparison([make(), make("tensorflow")], dataset, pairs=[])["loss"]
     torch, tensorflow = line(figure, "torch"), line(figure, "tensorflow")
     assert torch.get_color() != tensorflow.get_color()
     assert torch.get_linestyle() == "-"
@@ -262,7 +272,7 @@ def test_two_backends_differ_in_colour_dashes_and_width(make, dataset):
 
 def test_fit_has_a_look_of_its_own_and_its_loss_is_named(make, dataset):
     records = [make("tensorflow"), make("tensorflow", loop="fit", loss="mae")]
-    figures = plots.comparison(records, dataset, pairs=[])
+    figures = draw_comparison(records, dataset, pairs=[])
     assert legend(figures["loss"])[:2] == ["tensorflow: mse", "tensorflow (fit): mae"]
     colours = [found.get_color() for found in figures["loss"].axes[0].lines[:2]]
     assert colours[0] != colours[1]
@@ -272,7 +282,7 @@ def test_runs_of_one_label_are_told_apart_by_what_differs(make):
     records = [make(lr=0.1), make("tensorflow", lr=0.1), make(lr=0.2)]
     for record, title in zip(records, ("one", "one", "another"), strict=True):
         record.about["config"]["sweep"] = {"title": title}  # of a linked run it is another one's
-    assert plots.names(records) == [
+    assert name_runs(records) == [
         "torch, optimizer.lr=0.1",
         "tensorflow",
         "torch, optimizer.lr=0.2",
@@ -283,14 +293,14 @@ def test_repeats_of_one_run_are_told_apart_by_their_ids(make):
     records = [make(), make()]
     for record, name in zip(records, ("aaaaaaaa1", "bbbbbbbb2"), strict=True):
         record.about["run"] = name
-    assert plots.names(records) == ["torch, aaaaaaaa", "torch, bbbbbbbb"]
+    assert name_runs(records) == ["torch, aaaaaaaa", "torch, bbbbbbbb"]
     among = ["torch, optimizer.lr=0.001, aaaaaaaa", "torch, optimizer.lr=0.001, bbbbbbbb"]
-    assert plots.names([*records, make(lr=0.2)]) == [*among, "torch, optimizer.lr=0.2"]
+    assert name_runs([*records, make(lr=0.2)]) == [*among, "torch, optimizer.lr=0.2"]
 
 
 def test_many_runs_have_one_legend_entry_a_label(make, dataset):
     records = [make(b, lr=lr) for lr in (1, 2, 3, 4, 5) for b in ("torch", "tensorflow")]
-    figures = plots.comparison(records, dataset, pairs=[])
+    figures = draw_comparison(records, dataset, pairs=[])
     assert legend(figures["loss"])[:2] == ["torch", "tensorflow"]
     assert sum("torch" in text for text in legend(figures["loss"])) == 1
     assert len(figures["loss"].axes[0].lines) >= len(records)
@@ -299,7 +309,7 @@ def test_many_runs_have_one_legend_entry_a_label(make, dataset):
 def test_ulps_are_counted_at_each_step_and_zero_has_its_place(make, dataset):
     a, b = make(), make("tensorflow")
     b.arrays["param/w"][5] = np.nextafter(b.arrays["param/w"][5], np.float32(9))
-    figure = plots.comparison([a, b], dataset, pairs=[(a, b)])["ulps"]
+    figure = draw_comparison([a, b], dataset, pairs=[(a, b)])["ulps"]
     axes = figure.axes[0]
     w = line(figure, "w: at most 1").get_ydata()
     assert np.flatnonzero(w).tolist() == [5]
@@ -313,7 +323,7 @@ def test_ulps_are_counted_at_each_step_and_zero_has_its_place(make, dataset):
 def test_of_many_pairs_six_are_drawn_and_the_rest_counted(make, dataset):
     pairs = [(make(lr=lr), make("tensorflow", lr=lr)) for lr in range(1, 10)]
     records = [record for pair in pairs for record in pair]
-    figure = plots.comparison(records, dataset, pairs=pairs)["ulps"]
+    figure = draw_comparison(records, dataset, pairs=pairs)["ulps"]
     assert len(figure.axes) == 6
     assert "6 of 9 pairs" in figure.get_suptitle()
     assert "3 left out" in figure.get_suptitle()
@@ -323,12 +333,12 @@ def test_a_pair_that_cannot_be_compared_is_left_out(make, dataset):
     a, b = make(), make("tensorflow")
     b.arrays["param/w"] = b.arrays["param/w"].astype(np.float64)
     b.arrays["param/b"] = b.arrays["param/b"].astype(np.float64)
-    assert "ulps" not in plots.comparison([a, b], dataset, pairs=[(a, b)])
+    assert "ulps" not in draw_comparison([a, b], dataset, pairs=[(a, b)])
 
 
 def test_saving_writes_every_format_whole(make, dataset, tmp_path):
-    figures = {"loss": plots.single(make(), dataset)["loss"]}
-    paths = plots.save(figures, tmp_path / "plots", formats=["png", "svg", "pdf"])
+    figures = {"loss": draw_run(make(), dataset)["loss"]}
+    paths = save_figures(figures, tmp_path / "plots", formats=["png", "svg", "pdf"])
     assert [path.name for path in paths] == ["loss.png", "loss.svg", "loss.pdf"]
     heads = [path.read_bytes()[:5] for path in paths]
     assert heads == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
@@ -380,12 +390,12 @@ def counts(axes):
 
 def test_a_streamed_classifier_with_a_scalar_trace_has_its_own_figures(classify, digits):
     record = classify(wrong=[0])
-    assert set(drawn(plots.single(record, digits))) == {"loss", "validation", "confusion"}
-    assert len(plots.overview(record, digits).axes) == 2
+    assert set(drawn(draw_run(record, digits))) == {"loss", "validation", "confusion"}
+    assert len(draw_overview(record, digits).axes) == 2
 
 
 def test_a_confusion_matrix_counts_true_classes_down_and_predicted_ones_across(classify, digits):
-    axes = plots.single(classify(wrong=[0, 3, 4]), digits)["confusion"].axes[0]
+    axes = draw_run(classify(wrong=[0, 3, 4]), digits)["confusion"].axes[0]
     assert counts(axes) == {(0, 0): 8, (0, 1): 2, (1, 1): 9, (1, 2): 1, (2, 2): 10}
     assert axes.get_title(loc="left") == "torch: 27 of 30 right"
     assert [t.get_text() for t in axes.get_yticklabels()] == digits.facts["labels"]
@@ -401,14 +411,14 @@ def test_logits_of_two_classes_are_cut_at_zero_as_the_score_does(classify, digit
     )
     record = classify(loss="bce")
     record.arrays["prediction"] = np.array([[-1], [0], [0.1], [-2]], np.float32)
-    figures = drawn(plots.single(record, two))
+    figures = drawn(draw_run(record, two))
     assert counts(figures["confusion"].axes[0]) == {(0, 0): 2, (1, 0): 1, (1, 1): 1}
     assert "residuals" not in figures  # although the shapes are those of a regression
 
 
 def test_a_pairs_disagreements_are_counted(classify, digits):
     a, b, c = classify(wrong=[0, 1]), classify("tensorflow", wrong=[1, 2, 3]), classify("numpy")
-    figure = plots.comparison([a, b, c], digits, pairs=[(a, b), (a, c)])["confusion"]
+    figure = draw_comparison([a, b, c], digits, pairs=[(a, b), (a, c)])["confusion"]
     assert figure.get_suptitle().split("\n") == [
         "torch and tensorflow disagree on 3 of 30 test samples",
         "torch and numpy disagree on 2 of 30 test samples",
@@ -418,7 +428,7 @@ def test_a_pairs_disagreements_are_counted(classify, digits):
 
 def test_of_many_classifiers_six_are_drawn_and_it_is_said(classify, digits):
     records = [classify() for _ in range(10)]
-    figures = plots.comparison(records, digits, pairs=[])
+    figures = draw_comparison(records, digits, pairs=[])
     assert len(figures["confusion"].axes) == 6
     assert "6 of 10 runs are drawn" in figures["confusion"].get_suptitle()
 
@@ -426,14 +436,14 @@ def test_of_many_classifiers_six_are_drawn_and_it_is_said(classify, digits):
 def test_logits_that_are_not_finite_have_no_confusion_matrix(classify, digits):
     good, bad = classify(), classify("tensorflow")
     bad.arrays["prediction"][0, 0] = bad.arrays["loss"][-1] = np.nan
-    assert "confusion" not in drawn(plots.single(bad, digits))
-    figure = plots.comparison([good, bad], digits, pairs=[(good, bad)])["confusion"]
+    assert "confusion" not in drawn(draw_run(bad, digits))
+    figure = draw_comparison([good, bad], digits, pairs=[(good, bad)])["confusion"]
     assert (len(figure.axes), figure.get_suptitle()) == (1, "")
 
 
 def test_a_long_minibatch_loss_is_averaged_over_an_epoch_and_says_so(classify, digits):
     record = classify()  # 630 samples in batches of 32 are 20 steps
-    figure = plots.single(record, digits)["loss"]
+    figure = draw_run(record, digits)["loss"]
     steps, means = line(figure, "torch").get_data()
     loss = record.arrays["loss"].astype(float)
     assert (steps[0], steps[-1]) == (20, 500)
@@ -449,7 +459,7 @@ def test_a_short_or_full_batch_loss_is_drawn_as_it_is(classify, digits, change):
     record = classify(steps=change.pop("steps", 500))
     record.about["config"]["train"] |= {"batch": 32} | change
     record.about["config"]["optimizer"] |= change  # accumulate: 40 batches make one update
-    figure = plots.single(record, digits)["loss"]
+    figure = draw_run(record, digits)["loss"]
     np.testing.assert_array_equal(line(figure, "torch").get_ydata(), record.arrays["loss"])
     assert not any("mean of" in text for text in legend(figure))
 
@@ -457,13 +467,13 @@ def test_a_short_or_full_batch_loss_is_drawn_as_it_is(classify, digits, change):
 def test_an_average_stops_before_the_loss_that_is_not_finite(classify, digits):
     record = classify()
     record.arrays["loss"][-1] = np.inf
-    steps, means = line(drawn(plots.single(record, digits))["loss"], "torch").get_data()
+    steps, means = line(drawn(draw_run(record, digits))["loss"], "torch").get_data()
     assert steps[-1] == 499
     assert np.isfinite(means).all()
 
 
 def test_a_validation_loss_is_dotted_in_its_runs_colour(classify, digits):
-    figure = plots.comparison([classify(), classify("tensorflow")], digits, pairs=[])["loss"]
+    figure = draw_comparison([classify(), classify("tensorflow")], digits, pairs=[])["loss"]
     short = [found for found in figure.axes[0].lines if len(found.get_xdata()) == 2]
     for label, other in zip(("torch", "tensorflow"), short[:2], strict=True):
         own = line(figure, label)
@@ -475,10 +485,10 @@ def test_a_validation_loss_is_dotted_in_its_runs_colour(classify, digits):
 
 
 def test_scores_that_the_loss_axis_cannot_show_have_their_own(classify, digits):
-    figure = plots.single(classify(), digits)["validation"]
+    figure = draw_run(classify(), digits)["validation"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["validation accuracy"]
     np.testing.assert_array_equal(line(figure, "torch").get_xydata(), [[20, 0.75]])
-    assert len(plots.single(classify(loss="huber"), digits)["validation"].axes) == 2
+    assert len(draw_run(classify(loss="huber"), digits)["validation"].axes) == 2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
@@ -492,7 +502,7 @@ def test_a_regression_with_several_targets_is_drawn(make, dtype):
     }
     record.arrays |= {key: np.ones((31, 3, 3), dtype) for key in ("param/w", "param/b")}
     dataset = Dataset(name="table", arrays=arrays, facts={})
-    figures = drawn(plots.comparison([record, record], dataset, pairs=[(record, record)]))
+    figures = drawn(draw_comparison([record, record], dataset, pairs=[(record, record)]))
     assert set(figures) >= {"loss", "residuals"}
     residuals = figures["residuals"].axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(residuals[:, 1], -1, rtol=1e-6)
@@ -503,7 +513,7 @@ def test_a_loss_that_hardly_falls_still_has_numbers_on_its_axis(make, dataset):
     record = make()
     record.arrays["loss"] = np.linspace(1.1, 0.62, 30)
     record.about["data"]["facts"] = {}
-    figure = plots.single(record, dataset)["loss"]
+    figure = draw_run(record, dataset)["loss"]
     low, high = figure.axes[0].get_ylim()
     shown = [tick for tick in figure.axes[0].yaxis.get_majorticklocs() if low <= tick <= high]
     assert len(shown) >= 3
@@ -518,7 +528,7 @@ def test_the_legend_of_the_ulps_hides_no_curve(make, dataset, tensors):
             rows = np.full((31, 2), factor * (1 + i), np.float32)
             record.arrays[f"param/encoder.block{i}.attention.query.kernel"] = rows
     for pairs in ([(a, b)], [(a, b)] * 4):
-        figure = plots.comparison([a, b], dataset, pairs=pairs)["ulps"]
+        figure = draw_comparison([a, b], dataset, pairs=pairs)["ulps"]
         figure.draw_without_rendering()
         for axes in figure.axes:
             top = axes.transData.transform(
@@ -532,7 +542,7 @@ def test_the_legend_of_the_ulps_hides_no_curve(make, dataset, tensors):
 def test_residuals_of_a_perfect_fit_are_drawn(make, dataset):
     record = make()
     record.arrays["prediction"] = dataset.arrays["y_test"] - 0.1
-    drawn(plots.single(record, dataset))
+    drawn(draw_run(record, dataset))
 
 
 @pytest.mark.parametrize("change", ["streamed", "classes"])
@@ -546,7 +556,7 @@ def test_samples_that_are_no_plane_in_memory_have_no_line_figures(make, dataset,
     source = SimpleNamespace(inputs=(1,), rows=40)
     other = Dataset(name="other", arrays=arrays, facts=facts, source=source)
     last = {"streamed": "residuals", "classes": "confusion"}[change]
-    assert set(drawn(plots.single(make(), other))) == {"loss", last}
+    assert set(drawn(draw_run(make(), other))) == {"loss", last}
 
 
 # What was measured of a pair
@@ -569,19 +579,19 @@ def legend_of(axes):
 
 def test_only_what_was_measured_of_a_pair_is_drawn(pair):
     measured = ladder(ROUNDING, distances=CURVES, errors=ERRORS)
-    assert set(drawn(plots.parity([(pair, measured)]))) == {
+    assert set(drawn(draw_parity([(pair, measured)]))) == {
         "distance", "ladder", "reference", "ulp_histogram",
     }  # fmt: skip
-    assert set(plots.parity([(pair, ladder(OPEN))])) == {"ulp_histogram"}  # nothing but NaN
+    assert set(draw_parity([(pair, ladder(OPEN))])) == {"ulp_histogram"}  # nothing but NaN
     for record in pair:
         del record.arrays["param/w"], record.arrays["param/b"]
-    assert plots.parity([(pair, ladder())]) == {}
-    assert plots.parity([]) == {}
+    assert draw_parity([(pair, ladder())]) == {}
+    assert draw_parity([]) == {}
 
 
 def test_distances_are_drawn_after_the_start_and_the_same_bits_have_their_place(pair):
     found = ladder(WRONG, findings=(FINDING,), growth=GROWTH, distances=CURVES)
-    (axes,) = drawn(plots.parity([(pair, found)]))["distance"].axes
+    (axes,) = drawn(draw_parity([(pair, found)]))["distance"].axes
     lines = {curve.get_label(): curve for curve in axes.lines}
     np.testing.assert_array_equal(
         lines["the two runs"].get_xydata(), [[1, 0], [2, 1e-8], [3, 3e-8]]
@@ -600,13 +610,13 @@ def test_distances_are_drawn_after_the_start_and_the_same_bits_have_their_place(
 
 def test_a_distance_that_is_not_finite_ends_its_line_and_is_said(pair):
     curves = {"apart": np.array([0, 1e-8, np.inf, np.inf])}
-    (axes,) = drawn(plots.parity([(pair, ladder(distances=curves))]))["distance"].axes
+    (axes,) = drawn(draw_parity([(pair, ladder(distances=curves))]))["distance"].axes
     assert "the two runs: not finite from step 2 on" in legend_of(axes)
     assert axes.lines[0].get_xdata().tolist() == [1]
 
 
 def heat(found, pair):
-    figure = drawn(plots.parity([(pair, found)]))["ladder"]
+    figure = drawn(draw_parity([(pair, found)]))["ladder"]
     axes, bar = figure.axes
     texts = {tuple(map(int, t.get_position()[::-1])): t for t in axes.texts}
     return axes, bar, texts, [t.get_text() for t in axes.get_yticklabels()]
@@ -647,7 +657,7 @@ def test_a_heat_map_shows_each_tensor_on_each_rung_the_farthest_first(pair):
 def test_of_many_tensors_the_farthest_are_in_the_heat_map(pair, pairs, most):
     many = {f"layer{i}.w": i / 100 for i in range(50)}
     found = ladder(Rung(name="update", verdict="PASS", tensors=many))
-    figure = drawn(plots.parity([(pair, found)] * pairs))["ladder"]
+    figure = drawn(draw_parity([(pair, found)] * pairs))["ladder"]
     labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert labels == [f"layer{i}.w" for i in range(49, 49 - most, -1)]
     assert f"{most} of 50 tensors" in figure.axes[0].get_title(loc="left")
@@ -655,13 +665,13 @@ def test_of_many_tensors_the_farthest_are_in_the_heat_map(pair, pairs, most):
 
 def test_numbers_in_a_heat_map_are_short():
     values = (0, 0.00004, 0.0123, 0.5, 8.18, 72.6, 285.4, 999.7, 12345.0, 1e12, np.inf)
-    shown = [plots._times(value) for value in values]
+    shown = [_times(value) for value in values]
     assert shown == ["=", "<.001", "0.012", "0.5", "8.2", "73", "285", "1000", "1e4", "1e12", "∞"]
 
 
 def test_errors_of_both_sides_are_drawn_against_the_reference(pair):
     found = ladder(errors=ERRORS, reference="NumPy, longdouble")
-    (axes,) = drawn(plots.parity([(pair, found)]))["reference"].axes
+    (axes,) = drawn(draw_parity([(pair, found)]))["reference"].axes
     assert legend_of(axes) == [
         "torch: 1.1 at the end, at most 1.5",
         "tensorflow: 2.25 at the end, at most 3",
@@ -678,7 +688,7 @@ def test_ulps_are_counted_in_doubling_bars_without_the_start(make, pair):
     other[10, 0, 0] += 100
     for record, kept in zip(pair, (rows, other.view(np.float32)), strict=True):
         record.arrays = {"param/w": kept}
-    (axes,) = drawn(plots.parity([(pair, ladder())]))["ulp_histogram"].axes
+    (axes,) = drawn(draw_parity([(pair, ladder())]))["ulp_histogram"].axes
     every, first, last = (patch.get_data().values for patch in axes.patches)
     np.testing.assert_allclose(every, np.array([995, 1, 2, 1, 0, 0, 0, 1]) / 1000)
     np.testing.assert_allclose(first[:4], np.array([96, 1, 2, 1]) / 100)
@@ -701,30 +711,30 @@ def test_ulps_are_counted_in_doubling_bars_without_the_start(make, pair):
 
 
 def test_very_many_numbers_are_sampled_over_all_steps_and_it_is_said(pair, monkeypatch):
-    monkeypatch.setattr(plots, "_SAMPLED", 1000)
+    monkeypatch.setattr("pipeline.figures.parity.MOST_SAMPLED", 1000)
     rows = np.ones((101, 100), np.float32)
     for record, last in zip(pair, (1, 1 + 2**-23), strict=True):
         record.arrays = {"param/w": rows.copy()}
         record.arrays["param/w"][-1] = last
-    found = plots._counted(*pair)
+    found = count_ulps(*pair)
     assert list(found) == ["all steps, 1000 of 10000", "step 1", "step 100"]
     assert found["all steps, 1000 of 10000"].sum() == 100
     assert found["step 100"].tolist() == [1] * 100
     for record in pair:  # one step alone is too much
         record.arrays["param/w"] = np.ones((3, 5000), np.float32)
-    assert len(plots._counted(*pair)["all steps, 1000 of 10000"]) == 1000
+    assert len(count_ulps(*pair)["all steps, 1000 of 10000"]) == 1000
 
 
 def test_one_number_that_is_not_finite_has_its_bar(pair):
     pair[1].arrays["param/w"][-1] = np.nan
-    (axes,) = drawn(plots.parity([(pair, ladder())]))["ulp_histogram"].axes
+    (axes,) = drawn(draw_parity([(pair, ladder())]))["ulp_histogram"].axes
     assert "at most inf" in legend_of(axes)[0]
     assert axes.patches[0].get_data().values[-1] > 0
 
 
 def test_runs_without_comparable_parameters_have_no_histogram(pair):
     pair[1].arrays["param/w"] = pair[1].arrays["param/w"].astype(np.float64)
-    assert plots.parity([(pair, ladder())]) == {}
+    assert draw_parity([(pair, ladder())]) == {}
 
 
 def test_of_many_judged_pairs_the_worst_are_drawn_and_the_rest_counted(make):
@@ -734,7 +744,7 @@ def test_of_many_judged_pairs_the_worst_are_drawn_and_the_rest_counted(make):
     ]
     judged[-1] = (judged[-1][0], ladder(WRONG, findings=(FINDING,), errors=ERRORS))
     judged[0] = (judged[0][0], ladder())
-    figures = drawn(plots.parity(judged))
+    figures = drawn(draw_parity(judged))
     figure = figures["reference"]
     assert len(figure.axes) == 6
     first = figure.axes[0].get_legend().get_title().get_text()
@@ -756,7 +766,7 @@ def test_a_sweeps_pictures_have_a_panel_for_each_setting_and_a_dot_for_each_run(
     rates = (0.001, 0.01, 0.1)
     backends = ("torch", "tensorflow")
     runs = [member(make, b, lr=lr, mse=i + lr) for i, b in enumerate(backends) for lr in rates]
-    figures = plots.sweep(runs)
+    figures = draw_sweep(runs)
     assert list(figures) == ["curves", "sensitivity", "cost"]
     curves = figures["curves"].axes
     assert [axes.get_title(loc="left") for axes in curves] == [f"optimizer.lr={lr}" for lr in rates]
@@ -774,6 +784,38 @@ def test_a_sweeps_pictures_have_a_panel_for_each_setting_and_a_dot_for_each_run(
 
 def test_a_sweep_over_seeds_has_no_curves_of_its_own(make):
     both = [member(make, b, seed=s, mse=s + 1) for b in ("torch", "tensorflow") for s in range(3)]
-    assert list(plots.sweep(both)) == ["sensitivity", "cost"]
-    assert list(plots.sweep(both[:3])) == ["cost"]
-    assert plots.sweep(both[:2]) == {}
+    assert list(draw_sweep(both)) == ["sensitivity", "cost"]
+    assert list(draw_sweep(both[:3])) == ["cost"]
+    assert draw_sweep(both[:2]) == {}
+
+
+def test_a_picture_that_fails_is_a_warning_and_the_others_are_drawn(
+    make, dataset, tmp_path, monkeypatch, capsys
+):
+    def fail(*args, **kwargs):
+        raise ValueError("no\nway")
+
+    monkeypatch.setattr("pipeline.figures.runs.draw_path", fail)
+    figures = draw_run(make(), dataset)
+    assert list(figures) == ["samples", "fit", "loss", "residuals"]
+    warning = "twingrad: warning: no picture 'path' (ValueError: no way)\n"
+    assert capsys.readouterr().err == warning
+    monkeypatch.setattr(figures["fit"], "set_dpi", fail)
+    written = save_figures(figures, tmp_path, formats=["png"])
+    assert [path.stem for path in written] == ["samples", "loss", "residuals"]
+    assert "no picture 'fit.png'" in capsys.readouterr().err
+    assert list(list_saved(figures, tmp_path, formats=["png"])) == ["samples", "loss", "residuals"]
+
+
+def test_the_loss_behind_a_path_takes_no_more_memory_for_more_samples(make, dataset):
+    """All samples of 3·10⁷ times 90 columns of the grid were 20 GiB."""
+    few = {k: v[:1] if "train" in k else v for k, v in dataset.arrays.items()}
+    many = {k: np.broadcast_to(v, (10**7, *v.shape[1:])) if "train" in k else v
+            for k, v in few.items()}  # fmt: skip
+    large = dataclasses.replace(dataset, arrays=many)
+    tracemalloc.start()
+    figure = new_figure(4, 4)
+    draw_path(figure.add_subplot(), curves=style_curves([make()]), dataset=large)
+    assert tracemalloc.get_traced_memory()[1] < 2e8
+    tracemalloc.stop()
+    assert any("every 500th sample" in text for text in legend(figure))

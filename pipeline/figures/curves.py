@@ -1,0 +1,128 @@
+"""What records hold that can be drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.data import Dataset
+from pipeline.figures.style import (
+    MANY_RUNS,
+    MARKERS,
+    MOST_PLAIN_STEPS,
+    OTHER_STYLE,
+    SAME_SCORE,
+    STYLES,
+    Curve,
+    Line,
+)
+from pipeline.naming import name_runs
+from pipeline.record.record import RunRecord
+
+if TYPE_CHECKING:
+    pass
+
+
+def is_planar(dataset: Dataset) -> bool:
+    """Whether the samples are points of a plane: one feature, one target that is no class."""
+    in_memory = "x_train" in dataset.arrays and dataset.classes is None
+    return in_memory and dataset.inputs == (1,) and dataset.outputs == 1
+
+
+def style_curves(records: Sequence[RunRecord]) -> list[Curve]:
+    """Give each run the keyword arguments of its line.
+
+    A few runs of one label are told apart by markers, and carry their differing settings in the
+    legend; of many runs, only the first of each label has a legend entry.
+    """
+    many = len(records) > MANY_RUNS
+    labels = [record.label() for record in records]
+    curves = []
+    for i, (record, name) in enumerate(zip(records, name_runs(records), strict=True)):
+        style = dict(STYLES.get(find_kind(record), OTHER_STYLE))
+        before = labels[:i].count(labels[i])
+        if many:
+            style |= {"linewidth": style["linewidth"] / 2, "label": None if before else labels[i]}
+        else:
+            style["label"] = name
+            if labels.count(labels[i]) > 1:
+                style |= {"marker": MARKERS[before], "markevery": 0.15, "markersize": 5.5}
+                style |= {"markerfacecolor": "white", "markeredgewidth": 1.2}
+            if len(records) == 1:  # nothing to hide or to be hidden by
+                style["linewidth"] = 2.0
+        curves.append((record, style))
+    return curves
+
+
+def find_kind(record: RunRecord) -> str:
+    """Return what decides a run's look: its backend, or that Keras trained it by itself."""
+    return "fit" if record.config["train"]["loop"] == "fit" else record.backend
+
+
+def read_line(values: Mapping[str, Any] | None) -> Line | None:
+    """Return slope and intercept, where the values are just that: one finite w, one finite b."""
+    if not values or set(values) != {"w", "b"}:
+        return None
+    w, b = (np.asarray(values[name], dtype=np.float64).reshape(-1) for name in ("w", "b"))
+    if w.size != 1 or b.size != 1 or not np.isfinite([w[0], b[0]]).all():
+        return None
+    return float(w[0]), float(b[0])
+
+
+def find_optimum(curves: Sequence[Curve]) -> Line | None:
+    """Return the least-squares line; the runs of one picture share their data, and so share it."""
+    found = (read_line(record.about.get("least_squares")) for record, _ in curves)
+    return next((line for line in found if line), None)
+
+
+def list_lines(curves: Sequence[Curve], dataset: Dataset) -> list[tuple[Line, dict[str, Any]]]:
+    """Return the learned lines, with their styles."""
+    if not is_planar(dataset):
+        return []
+    found = [(read_line(record.named("last")), style) for record, style in curves]
+    return [(line, style) for line, style in found if line]
+
+
+def select_losses(curves: Sequence[Curve]) -> list[Curve]:
+    """Return the runs that made at least one step."""
+    return [(record, style) for record, style in curves if record.steps]
+
+
+def is_finite(record: RunRecord) -> bool:
+    """Whether the loss stayed finite to the end."""
+    return bool(np.isfinite(record.arrays["loss"]).all())
+
+
+def mean_window(record: RunRecord, dataset: Dataset) -> int:
+    """Return over how many steps a loss is averaged: an epoch's or more if it is long, else 1."""
+    batch = record.config["train"].get("batch")
+    if batch is None or record.steps <= MOST_PLAIN_STEPS:
+        return 1
+    epoch = -(-dataset.rows // batch) / record.config["optimizer"].get("accumulate", 1)
+    if epoch <= 1:
+        return 1
+    return min(max(math.ceil(epoch), record.steps // 50), record.steps // 10)
+
+
+def read_validation(record: RunRecord, score: str | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the steps at which a score of the validation set is finite, and the score there."""
+    values = record.arrays.get(f"val/{score}")
+    if values is None:
+        return None
+    finite = np.isfinite(values)
+    return record.arrays["val/step"][finite], values[finite]
+
+
+def list_other_scores(curves: Sequence[Curve]) -> list[str]:
+    """Return the scores of the validation set that a run has and its loss's axis cannot show."""
+    return list(
+        dict.fromkeys(
+            score
+            for record, _ in curves
+            for score in record.named("val")
+            if score not in ("step", SAME_SCORE.get(record.config["loss"]["name"]))
+        )
+    )

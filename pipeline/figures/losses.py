@@ -1,0 +1,105 @@
+"""Losses and validation scores over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.data import Dataset
+from pipeline.figures.curves import is_finite, mean_window, read_validation, select_losses
+from pipeline.figures.style import (
+    BLACK,
+    GREY,
+    IRREDUCIBLE,
+    LOSS_LABELS,
+    SAME_SCORE,
+    SCORE_LABELS,
+    Curve,
+    add_legend,
+    label_axes,
+    make_dotted,
+    use_plain_log,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
+    kept = select_losses(curves)
+    kinds = list(dict.fromkeys(record.config["loss"]["name"] for record, _ in kept))
+    ends = []
+    windows = {mean_window(record, dataset) for record, _ in kept} - {1}
+    lasting = [record.arrays["loss"] for record, _ in kept if is_finite(record)]
+    for record, style in kept:
+        loss = record.arrays["loss"].astype(np.float64).reshape(-1)
+        usable = np.isfinite(loss) & (loss > 0)
+        steps = np.arange(1, len(loss) + 1)
+        name = style["label"]
+        if len(kinds) > 1 and name:
+            name += f": {record.config['loss']['name']}"
+        window = mean_window(record, dataset)
+        if window > 1:
+            look = {"color": style["color"], "linewidth": 0.5, "alpha": 0.35, "zorder": 1.5}
+            axes.plot(steps[usable], loss[usable], **look)
+            finite = loss[np.isfinite(loss)]
+            means = np.lib.stride_tricks.sliding_window_view(finite, window).mean(axis=1)
+            axes.plot(steps[window - 1 : len(finite)], means, **style | {"label": name})
+        else:
+            axes.plot(steps[usable], loss[usable], **style | {"label": name})
+        validated = read_validation(record, SAME_SCORE.get(record.config["loss"]["name"]))
+        if validated:
+            axes.plot(*validated, **make_dotted(style))
+        if not is_finite(record) and usable.any():
+            last = int(np.flatnonzero(usable)[-1])
+            ends.append((steps[last], loss[last], style["color"]))
+    if any(record.named("val") for record, _ in kept):
+        axes.plot([], [], **make_dotted({"color": GREY, "linewidth": 2.0, "zorder": 1}),
+                  label="dotted: validation samples")  # fmt: skip
+    if windows:
+        label = f"faint: each step; lines: mean of {' or '.join(map(str, sorted(windows)))} steps"
+        axes.plot([], [], color=GREY, linewidth=0.5, label=label)
+    axes.set_yscale("log", nonpositive="mask")
+    _mark_irreducible(axes, kept, kinds)
+    if ends and lasting:
+        # One run that flew away must not squeeze the others into a line.
+        least = min(float(loss[loss > 0].min(initial=np.inf)) for loss in lasting)
+        if np.isfinite(least):
+            axes.set_ylim(least / 2, 10 * float(max(loss.max() for loss in lasting)))
+    for i, (step, value, colour) in enumerate(ends):
+        axes.scatter(
+            [step], [min(value, axes.get_ylim()[1])], marker="X", s=70, color=colour, zorder=8,
+            edgecolors="white", linewidths=0.8, clip_on=False,
+            label="ended: loss not finite" if i == 0 else None,
+        )  # fmt: skip
+    use_plain_log(axes)
+    ylabel = LOSS_LABELS.get(kinds[0], kinds[0]) if len(kinds) == 1 else "each run's own loss"
+    axes.locator_params(axis="x", integer=True)
+    label_axes(axes, xlabel="learning step", ylabel=ylabel)
+    add_legend(axes)
+
+
+def draw_validation(axes: Axes, *, curves: Sequence[Curve], score: str) -> None:
+    for record, style in curves:
+        validated = read_validation(record, score)
+        if validated:
+            axes.plot(*validated, **style)
+    axes.locator_params(axis="x", integer=True)
+    label = f"validation {SCORE_LABELS.get(score, score)}"
+    label_axes(axes, xlabel="learning step", ylabel=label)
+    add_legend(axes)
+
+
+def _mark_irreducible(axes: Axes, kept: Sequence[Curve], kinds: Sequence[str]) -> None:
+    """Mark the level that only knowing the noise itself could beat."""
+    facts = (record.about.get("data", {}).get("facts", {}) for record, _ in kept)
+    noise = next((known["noise"] for known in facts if known.get("noise")), None)
+    for kind, dashes in zip((k for k in kinds if k in IRREDUCIBLE), ((6, 2), (2, 2)), strict=False):
+        if noise:
+            symbol, level = IRREDUCIBLE[kind]
+            label = f"noise, {symbol} = {level(noise):.3g}"
+            axes.axhline(
+                level(noise), color=BLACK, linewidth=0.8, dashes=dashes, zorder=1, label=label
+            )

@@ -1,0 +1,358 @@
+"""Pictures of how far two runs are apart."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.figures.curves import style_curves
+from pipeline.figures.style import (
+    BLACK,
+    DISTANCE_STYLES,
+    FEW_NUMBERS,
+    GREY,
+    LEAST_OVER,
+    MOST_OVER,
+    MOST_PANELS,
+    MOST_SAMPLED,
+    MOST_TENSORS,
+    PARAMETER_COLOURS,
+    PARAMETER_STYLES,
+    Judged,
+    Pair,
+    add_legend,
+    draw_each,
+    draw_panels,
+    label_axes,
+    new_figure,
+    shorten_title,
+)
+from pipeline.naming import name_runs
+from pipeline.parity import distance
+from pipeline.parity.verdict import WORST, Ladder
+from pipeline.record.record import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_parity(judged: Sequence[Judged]) -> dict[str, Figure]:
+    """Draw what was measured of pairs: ``distance``, ``ladder``, ``reference``, ``ulp_histogram``.
+
+    One panel a pair; of more than six the worst. A figure for which nothing was measured is left
+    out. What they show is in the captions of `pipeline.report`.
+    """
+    judged = sorted(judged, key=lambda one: -WORST[one[1].verdict])
+    runs = list({id(run): run for pair, _ in judged for run in pair}.values())
+    named = dict(zip(map(id, runs), name_runs(runs), strict=True))
+    tensors = MOST_TENSORS if len(judged) == 1 else MOST_TENSORS // 2
+    panels: dict[str, list[Callable[[Axes], None]]] = {}
+    for (a, b), ladder in judged:
+        title = f"{ladder.verdict}: {named[id(a)]} and {b.label()}"
+        drawings: dict[str, Callable[[Axes], None]] = {}
+        if len(ladder.distances.get("apart", ())) > 1:
+            drawings["distance"] = partial(_draw_distance, ladder=ladder, title=title)
+        if any(not np.isnan(over) for rung in ladder.rungs for over in rung.tensors.values()):
+            drawings["ladder"] = partial(_draw_ladder, ladder=ladder, title=title, most=tensors)
+        if ladder.errors:
+            drawings["reference"] = partial(_draw_reference, pair=(a, b), ladder=ladder,
+                                            title=title)  # fmt: skip
+        counted = count_ulps(a, b)
+        if counted:
+            drawings["ulp_histogram"] = partial(_draw_counted, found=counted, title=title)
+        for name, draw in drawings.items():
+            panels.setdefault(name, []).append(draw)
+    rows = max((len(_tensors(ladder)) for _, ladder in judged), default=0)
+    sizes = {"ladder": (7.4, 2.0 + 0.26 * min(rows, tensors))}
+    return draw_each({
+        name: partial(draw_panels, drawings, of=len(judged), size=sizes.get(name, (6.6, 4.2)))
+        for name, drawings in panels.items()
+    })  # fmt: skip
+
+
+def measure_apart(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
+    """Return by parameter how many ulps two runs are apart at each step, the farthest element's.
+
+    Of runs of different length the steps that both made; nothing if they cannot be compared.
+    """
+    left, right = a.named("param"), b.named("param")
+    found = {}
+    for name in left:
+        if name not in right or not left[name].size or not right[name].size:
+            continue
+        rows = min(len(left[name]), len(right[name]))
+        one, other = left[name][:rows], right[name][:rows]
+        if (one.shape, one.dtype) == (other.shape, other.dtype):
+            found[name] = distance.rows(one, other).ulp  # a piece at a time; long runs are large
+    return found
+
+
+def count_ulps(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
+    """Return how many ulps the parameters of two runs are apart after the start, number by number.
+
+    All steps together, and the first and the last where these are enough for a histogram. Of very
+    many numbers every so manieth, of steps that are evenly spread.
+    """
+    left, right = a.named("param"), b.named("param")
+    shared = [name for name in left if name in right]
+    steps = min((len(side[name]) for side in (left, right) for name in shared), default=0)
+    if steps < 2:
+        return {}
+    width = sum(left[name][0].size for name in shared)
+    every = -(-width // MOST_SAMPLED)
+    kept = max(1, min(steps - 1, MOST_SAMPLED * every // width))
+    rows = np.unique(np.linspace(1, steps - 1, kept).round().astype(int))
+    found = []
+    for name in shared:
+        try:
+            apart = distance.ulps(left[name][rows], right[name][rows])
+        except ValueError:
+            return {}
+        found.append(apart.reshape(len(rows), -1)[:, ::every])
+    whole = np.concatenate(found, axis=1)
+    part = "" if whole.size == width * (steps - 1) else f", {whole.size} of {width * (steps - 1)}"
+    ends = {f"step {rows[0]}": whole[0], f"step {rows[-1]}": whole[-1]}
+    few = whole.shape[1] < FEW_NUMBERS or len(rows) == 1
+    return {f"all steps{part}": whole.reshape(-1)} | ({} if few else ends)
+
+
+def draw_all_ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pairs: int) -> Figure:
+    """Draw how far apart the runs of each pair are, one panel a pair."""
+    shown = measured[:MOST_PANELS]
+    columns = 1 if len(shown) == 1 else 2
+    rows = -(-len(shown) // columns)
+    width, height = 6.2 if columns == 1 else 9.0, 4.2 if rows == 1 else 3.2 * rows
+    figure = new_figure(width, height)
+    runs = list({id(run): run for pair, _ in measured for run in pair}.values())
+    named = dict(zip(map(id, runs), name_runs(runs), strict=True))
+    for i, ((a, b), found) in enumerate(shown):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _draw_ulps(axes, found, width=width / columns, height=height / rows)
+        title = textwrap.fill(f"{b.label()} against {named[id(a)]}", 58)
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_xlabel("learning step" if i + columns >= len(shown) else "")
+    if pairs > len(shown):
+        dropped = (
+            f"{pairs - len(measured)} of them cannot be compared" if pairs > len(measured) else ""
+        )
+        text = f"{len(shown)} of {pairs} pairs; {pairs - len(shown)} left out"
+        figure.suptitle(f"{text} ({dropped})" if dropped else text, fontsize=10)
+    return figure
+
+
+def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray], *, width: float, height: float) -> None:
+    """Draw how far each parameter is apart; `width` and `height` are the panel's, in inches."""
+    order = sorted(found, key=lambda name: -found[name].max())
+    kept = [name for name in found if name in order[: len(PARAMETER_COLOURS)]]
+    highest = 1.0
+    for i, name in enumerate(kept):
+        finite = np.isfinite(found[name])
+        steps = np.arange(len(found[name]))
+        highest = max(highest, found[name][finite].max(initial=0.0))
+        most = found[name].max()
+        largest = f"at most {most:{'.6g' if most < 1e6 else '.3g'}}" if most else "always 0"
+        axes.plot(
+            steps[finite], found[name][finite], color=PARAMETER_COLOURS[i], linewidth=1.3,
+            linestyle=PARAMETER_STYLES[i % 3], label=f"{name}: {largest}", zorder=3 + i,
+        )  # fmt: skip
+    title = (
+        f"{len(kept)} of {len(found)} parameters, the farthest" if len(kept) < len(found) else None
+    )
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 2 if len(kept) > 3 and 2 * (0.065 * max(map(len, labels)) + 0.5) < width else 1
+    # Linear up to 1, so that 0 (the same bits) has its place; logarithmic above, up to a margin
+    # that the legend fits into.
+    scale = max(0.4, 0.08 * np.log10(highest))
+    decades = scale + np.log10(highest)
+    legend = 0.165 * (-(-len(kept) // columns) + bool(title) + 1) / (height - 0.8)
+    margin = decades * legend / (1 - min(legend, 0.6))
+    axes.set_yscale("symlog", linthresh=1, linscale=scale * 0.9)
+    axes.set_ylim(-0.12 * max(1.0, decades), highest * 10**margin)
+    steps_of_ten = [10.0**k for k in range(int(np.log10(highest)) + 1)]
+    between = [2.0, 5.0, 20.0, 50.0] if highest < 100 else []
+    ticks = [0.0, *sorted([*steps_of_ten[:: 1 + len(steps_of_ten) // 8], *between])]
+    ticks = [tick for tick in ticks if tick <= highest]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.locator_params(axis="x", integer=True)
+    label_axes(axes, xlabel="learning step", ylabel="difference (ulps)")
+    axes.legend(
+        fontsize=8, frameon=False, loc="upper right", title=title, title_fontsize=8, ncols=columns
+    )
+
+
+def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
+    # Without the start, which nothing was measured of.
+    curves = {
+        name: ladder.distances[name][1:] for name in DISTANCE_STYLES if name in ladder.distances
+    }
+    for order, (name, values) in enumerate(curves.items()):
+        look, kept = dict(DISTANCE_STYLES[name]), np.isfinite(values)
+        if not values.any():
+            look["label"] += ": always the same bits"
+        elif not kept.all():
+            look["label"] += f": not finite from step {int(np.argmin(kept)) + 1} on"
+        steps = np.arange(1, len(values) + 1)
+        axes.plot(steps[kept], values[kept], **look, zorder=3 + order)
+    found = ladder.finding
+    if found is not None and found.step is not None:
+        label = f"first finding ({found.kind}): {found.rung}, step {found.step}"
+        axes.axvline(found.step, color="#a50f15", linewidth=1.2, dashes=(1, 1.5), label=label)
+    _from_zero(axes, list(curves.values()), zero="same bits")
+    axes.locator_params(axis="x", integer=True)
+    label_axes(axes, xlabel="learning step", ylabel="distance / norm of all parameters")
+    growth = "" if ladder.growth is None else f"\n{textwrap.fill(ladder.growth.text, 75)}"
+    add_legend(axes, title=f"{shorten_title(title)}{growth}")
+
+
+def _draw_reference(axes: Axes, *, pair: Pair, ladder: Ladder, title: str) -> None:
+    styles = {side: style for side, (_, style) in zip("ab", style_curves(pair), strict=True)}
+    for side, values in ladder.errors.items():
+        kept = np.isfinite(values)
+        last = f": {values[-1]:.3g} at the end, at most {values.max():.3g}"
+        look = styles[side] | {"label": styles[side]["label"] + last}
+        axes.plot(np.flatnonzero(kept), values[kept], **look)
+    _from_zero(axes, list(ladder.errors.values()), zero="0")
+    axes.locator_params(axis="x", integer=True)
+    ylabel = "error (ulps of the norm of all parameters)"
+    label_axes(axes, xlabel="learning step", ylabel=ylabel)
+    add_legend(axes, title=f"{shorten_title(title)}\nagainst {ladder.reference}")
+
+
+def _from_zero(axes: Axes, curves: Sequence[np.ndarray], *, zero: str) -> None:
+    """Make the axis logarithmic from the least number on, with a place for zero below."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    numbers = np.concatenate(curves)
+    numbers = numbers[np.isfinite(numbers) & (numbers > 0)]
+    low, high = (numbers.min(), numbers.max()) if numbers.size else (0.1, 1.0)
+    least, most = math.floor(np.log10(low)), math.ceil(np.log10(high) + 1e-9)
+    decades = max(1, most - least)
+    axes.set_yscale("symlog", linthresh=10.0**least, linscale=0.18 * max(2, decades))
+    axes.set_ylim(-0.15 * 10.0**least, 10.0**most * 10 ** (0.02 * decades))
+    ticks = [10.0**k for k in range(least, most + 1)][:: 1 + decades // 9]
+    plain = least >= -3 and most <= 4
+    sign = LogFormatterSciNotation()
+    labels = [f"{tick:g}" if plain else f"{sign(tick)}" for tick in ticks]
+    axes.set_yticks([0.0, *ticks], [zero, *labels])
+    axes.set_yticks([], minor=True)
+    axes.axhline(0, color=GREY, linewidth=0.6, zorder=1)
+
+
+def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
+    """Draw distance over bound of each tensor on each rung; dark orange is far beyond."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    order = _tensors(ladder)
+    own = {rung.tensor for rung in ladder.rungs}  # each rung has the cell that it is judged by
+    shown = set(sorted(order, key=lambda tensor: tensor not in own)[:most])
+    kept = {tensor: row for row, tensor in enumerate(t for t in order if t in shown)}
+    cells = {
+        (kept[tensor], column): float(over)
+        for column, rung in enumerate(ladder.rungs)
+        for tensor, over in rung.tensors.items()
+        if tensor in kept
+    }
+    # Two hues that no eye confuses, and a step between them where the bound is.
+    parts = [(0.0, "#f0f5fa"), (0.5, "#5b9bd0"), (0.5, "#fdae61"), (1.0, "#7f2704")]
+    colours = LinearSegmentedColormap.from_list("over", parts)
+    norm = LogNorm(LEAST_OVER, MOST_OVER, clip=True)
+    grid = np.full((len(kept), len(ladder.rungs)), np.nan)
+    for (row, column), over in cells.items():
+        if np.isnan(over):
+            axes.fill_between(
+                [column - 0.5, column + 0.5], row - 0.5, row + 0.5, facecolor="#e4e4e4",
+                edgecolor=GREY, hatch="////", linewidth=0, zorder=2,
+            )  # fmt: skip
+            continue
+        grid[row, column] = np.clip(over, LEAST_OVER, MOST_OVER)
+        dark = over > 30
+        axes.text(
+            column, row, _times(over), ha="center", va="center", fontsize=7, zorder=4,
+            color="white" if dark else BLACK, weight="bold" if over > 1 else "normal",
+        )  # fmt: skip
+        if over > 1:
+            axes.plot(
+                np.array([-1, 1, 1, -1, -1]) * 0.48 + column,
+                np.array([-1, -1, 1, 1, -1]) * 0.46 + row, color=BLACK, linewidth=1.1, zorder=5,
+            )  # fmt: skip
+    drawn = axes.imshow(np.ma.masked_invalid(grid), cmap=colours, norm=norm, aspect="auto")
+    labels = [f"{rung.name}\n{rung.verdict}" for rung in ladder.rungs]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(kept)), [re.sub(r"(.{15}).{3,}(.{9})", r"\1…\2", t) for t in kept])
+    axes.tick_params(length=0, labelsize=7.5, labelbottom=False, labeltop=True)
+    for edge in np.arange(len(kept) + 1) - 0.5:
+        axes.axhline(edge, color="white", linewidth=1.5, zorder=3)
+    for edge in np.arange(len(labels) + 1) - 0.5:
+        axes.axvline(edge, color="white", linewidth=1.5, zorder=3)
+    axes.spines[:].set_visible(False)
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, extend="both")
+        bar.set_label("largest distance / bound (1: at the bound)", fontsize=8)
+        bar.ax.tick_params(labelsize=7.5)
+        bar.ax.axhline(1, color=BLACK, linewidth=1.5)
+    rest = len(order) - len(kept)
+    more = f"\n{len(kept)} of {len(order)} tensors, the farthest first" if rest else ""
+    axes.set_title(f"{shorten_title(title)}{more}", fontsize=9, loc="left")
+
+
+def _tensors(ladder: Ladder) -> list[str]:
+    """Return the tensors of a ladder, the farthest over its bound first."""
+    farthest: dict[str, float] = {}
+    for rung in ladder.rungs:
+        for tensor, over in rung.tensors.items():
+            farthest[tensor] = max(farthest.get(tensor, -1.0), -1.0 if np.isnan(over) else over)
+    return sorted(farthest, key=lambda tensor: -farthest[tensor])
+
+
+def _times(over: float) -> str:
+    """Write distance over bound in at most five characters; ``=`` is no distance."""
+    if over == 0:
+        return "="
+    if not np.isfinite(over):
+        return "∞"
+    if 0.001 <= over < 1000:
+        return f"{over:.2g}" if over < 100 else f"{over:.0f}"
+    return "<.001" if over < 1 else f"{over:.0e}".replace("e+0", "e").replace("e+", "e")
+
+
+def _draw_counted(axes: Axes, *, found: Mapping[str, np.ndarray], title: str) -> None:
+    """Draw a histogram of ulps whose bars are 0, 1, 2 to 3, 4 to 7, and so on."""
+    binned = {name: _binned(apart) for name, apart in found.items()}
+    bars = max(4, *(int(bins.max()) + 1 for bins in binned.values()))
+    looks: list[dict[str, Any]] = [
+        {"fill": True, "facecolor": "#a9cfe8", "edgecolor": "#56b4e9"},
+        {"color": "#d55e00", "linewidth": 1.4, "linestyle": (0, (4, 1.5)), "zorder": 4},
+        {"color": "#000000", "linewidth": 1.4, "zorder": 3},
+    ]
+    least = 1.0
+    for (name, apart), look in zip(found.items(), looks, strict=False):
+        share = np.bincount(binned[name], minlength=bars) / len(apart)
+        least = min(least, 1 / len(apart))
+        middle, far = np.quantile(apart, [0.5, 0.99], method="inverted_cdf")
+        label = f"{name}: median {middle:.4g}, 99 % within {far:.4g}, at most {apart.max():.4g}"
+        label = textwrap.fill(label, 75)
+        axes.stairs(share, np.arange(bars + 1) - 0.5, baseline=least / 3, label=label, **look)
+    axes.set_yscale("log")
+    axes.set_ylim(least / 2, 1.3)
+    powers = [f"$2^{{{k}}}$" if k > 9 else str(2**k) for k in range(bars - 1)]
+    shown = slice(None, None, 1 + bars // 16)
+    axes.set_xticks(range(bars)[shown], ["0", *powers][shown])
+    axes.set_xlim(-0.7, bars - 0.3)
+    label_axes(axes, xlabel="ulps between the two runs, up to twice the number",
+            ylabel="part of the parameters' numbers")  # fmt: skip
+    add_legend(axes, title=shorten_title(title))
+
+
+def _binned(apart: np.ndarray) -> np.ndarray:
+    """Return 0 for 0, 1 for 1, 2 for 2 to 3, …; what is infinite is with the farthest."""
+    near = np.where(np.isfinite(apart), np.maximum(apart, 1), 2.0**64)
+    return np.where(apart == 0, 0, 1 + np.floor(np.log2(near))).astype(int)
