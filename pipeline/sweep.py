@@ -206,7 +206,8 @@ def _workers(config: DictConfig) -> int:
 
 
 def _open(config: DictConfig, jobs: int | None) -> None:
-    from pipeline import live, report
+    from pipeline import live
+    from pipeline.report.markdown import tell_asked
     from pipeline.tracking.recover import close_dead_runs
     from pipeline.tracking.run import create_run
     from pipeline.tracking.store import prepare_store
@@ -223,7 +224,7 @@ def _open(config: DictConfig, jobs: int | None) -> None:
         artifacts=place.artifacts,
         name=title,
         tags={"kind": "sweep", "overrides": overrides, "jobs": jobs},
-        note=report.asked(overrides, jobs=jobs),
+        note=tell_asked(overrides, jobs=jobs),
     )
     config.hydra.overrides.hydra.append(f"++hydra.job.env_set.{PARENT}='{parent.id}'")
     folder = Path(config.hydra.sweep.dir)
@@ -440,7 +441,8 @@ def _closed(parent: Any) -> list[Any]:
 
 def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
-    from pipeline import report, terminal
+    from pipeline import terminal
+    from pipeline.report.markdown import describe_sweep
     from pipeline.stages.compare import compare
     from pipeline.tracking.views import find_page
 
@@ -449,7 +451,7 @@ def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
     records, unreadable, notes = left_by(children, jobs=jobs)
     if not records:
         notes += [f"{run}: {why}" for run, why in unreadable.items()]
-        parent.describe(report.description([], overrides=overrides, jobs=jobs, notes=notes))
+        parent.describe(describe_sweep([], overrides=overrides, jobs=jobs, notes=notes))
         terminal.failures(notes)
         return 1
     result = compare(
@@ -513,18 +515,22 @@ def publish(
 
     What was put there before, by the sweep itself, is replaced; its runs are told their verdicts.
     """
-    from pipeline import leaderboard, report
+    from pipeline import leaderboard
+    from pipeline.report.markdown import describe_sweep
+    from pipeline.report.tables import summarise_runs, tabulate_equivalences, tabulate_verdicts
 
     _tag(result)
     parent.log_folder(result.folder / "plots", "plots")
     for name in ("report.html", "parity.json"):
         parent.log_file(result.folder / name)
     tables = {
-        "runs": report.summary(result.records),
+        "runs": summarise_runs(result.records),
         "leaderboard": result.board,
         "differences": leaderboard.differences(result.records),
-        "verdicts": report.verdicts(result.records, result.pairs, result.ladders, result.by_seeds),
-        "equivalence": report.equivalences(result.equal),
+        "verdicts": tabulate_verdicts(
+            result.records, result.pairs, result.ladders, result.by_seeds
+        ),
+        "equivalence": tabulate_equivalences(result.equal),
         "pairs": result.table(),
     }
     for name, (header, rows) in tables.items():
@@ -535,7 +541,7 @@ def publish(
     if result.judges:
         parent.log_tags({"parity.verdict": result.worst, "parity.method": METHOD_NAME})
     parent.log_metrics({f"parity/{key}": v for key, v in result.largest().items()})
-    text = report.description(
+    text = describe_sweep(
         result.records, overrides=overrides, jobs=jobs, notes=notes, pairs=result.pairs,
         ladders=result.ladders, board=result.board, equal=result.equal,
         by_seeds=result.by_seeds,

@@ -15,11 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import report
 from pipeline.leaderboard import SeedVerdict
 from pipeline.naming import name_runs
 from pipeline.parity.verdict import Ladder
 from pipeline.redact import redact
+from pipeline.report.sentences import (
+    MOST_NOTES,
+    list_covered,
+    sort_by_verdict,
+    tell_beside,
+    tell_leftovers,
+)
+from pipeline.report.tables import summarise_pair, summarise_runs, tabulate_ladder
 
 _COLOURS = {"PASS": "green", "ABSTAIN": "yellow", "FAIL": "bold red", "ERROR": "bold red"}
 _WIDE = 130  # columns of a terminal from which on a ladder says in its rows where bounds are from
@@ -104,7 +111,7 @@ def _runs(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
     """Return the table of the rungs, and what its cells are too short for."""
-    header, rows = report.ladder_table(ladder)
+    header, rows = tabulate_ladder(ladder)
     sources: dict[str, list[str]] = {}
     longer: dict[str, str] = {}
     for row in rows:
@@ -141,13 +148,13 @@ def _judged(out: Console, ladder: Ladder) -> None:
     """Print a pair's ladder, what it comes to, and what is to know besides."""
     table, below = _ladder(ladder, width=out.width)
     out.print(table)
-    notes = list(ladder.notes[: report.MOST_NOTES])
+    notes = list(ladder.notes[:MOST_NOTES])
     if len(ladder.notes) > len(notes):
         notes.append(f"{len(ladder.notes) - len(notes)} more notes are in parity.json")
     sentence = ladder.sentence()
     sentence = sentence.removeprefix("PASS") if sentence.startswith("PASS ") else f": {sentence}"
     verdict = Text.assemble((ladder.verdict, _COLOURS[ladder.verdict]), sentence)
-    beside = [*report.beside(ladder), *below, *(f"Note: {note}" for note in notes)]
+    beside = [*tell_beside(ladder), *below, *(f"Note: {note}" for note in notes)]
     for line in [verdict, *map(Text, beside)]:
         # What is piped keeps its lines, so that they can be searched, and a command copied.
         out.print(line, soft_wrap=not out.is_terminal)
@@ -156,7 +163,7 @@ def _judged(out: Console, ladder: Ladder) -> None:
 def comparison(result: Any, *, notes: Sequence[str]) -> None:
     """Print the table of runs, and below it for each pair its parameters and its ladder."""
     out = console()
-    header, rows = report.summary(result.records)
+    header, rows = summarise_runs(result.records)
     if len(rows) > 2:
         _runs(out, header, rows)
     else:  # few runs with many numbers read better side by side
@@ -169,7 +176,7 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         if name not in decided:
             out.print(Text(f"{name}: {test.sentence()}"))
     named = dict(zip(map(id, result.records), name_runs(result.records), strict=True))
-    covered = report.covered_pairs(result.by_seeds)
+    covered = list_covered(result.by_seeds)
     judged = zip(result.pairs, result.ladders, strict=True)
     shown = [both for i, both in enumerate(judged) if i not in covered]
     if len(shown) > _MOST_LADDERS:
@@ -180,7 +187,7 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         out.print(_table(["pair", "verdict", "why"], found, title="Pairs"))
         out.print(Text("Their ladders are in the report and in parity.json."))
     for (a, b), ladder in shown if len(shown) <= _MOST_LADDERS else ():
-        header, rows = report.pair_summary(a, b)
+        header, rows = summarise_pair(a, b)
         out.print(_table(header, rows, title=f"{named[id(a)]} against {b.label()}"))
         _judged(out, ladder)
     for run, why in result.unreadable.items():
@@ -188,7 +195,7 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         out.print(line, soft_wrap=not out.is_terminal)
     if result.alone:
         alone = [named[id(record)] for record in result.alone]
-        out.print(Text(report.leftovers(alone, pairs=len(result.pairs))))
+        out.print(Text(tell_leftovers(alone, pairs=len(result.pairs))))
     failures(notes)
     _over_seeds(out, result.by_seeds)
 
@@ -198,7 +205,7 @@ def _over_seeds(out: Console, by_seeds: Sequence[SeedVerdict]) -> None:
 
     The worst is the last line, because it is what the exit code says.
     """
-    groups = report.by_verdict(by_seeds, worst_first=False)
+    groups = sort_by_verdict(by_seeds, worst_first=False)
     if len(groups) > _MOST_ROWS:
         out.print(Text(f"  {len(groups) - _MOST_ROWS // 2} more verdicts are in the report."))
         groups = groups[-(_MOST_ROWS // 2) :]
@@ -226,6 +233,6 @@ def where(folder: Path, *, uri: str, page: str) -> None:
 
 def run(record: Any) -> None:
     """Print the numbers of one run."""
-    header, rows = report.summary([record])
+    header, rows = summarise_runs([record])
     turned = [list(column) for column in zip(header, *rows, strict=True)]
     console().print(_table(turned[0], turned[1:], title="Run"))

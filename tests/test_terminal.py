@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from pipeline import report, terminal
-from tests.test_report import (
+from pipeline import terminal
+from pipeline.report.sentences import tell_leftovers
+from tests.report.test_page import (
     ERRORS,
     FINDING,
     GROWTH,
@@ -85,10 +86,10 @@ def test_numbers_of_a_table_of_runs_stay_whole_in_a_narrow_terminal(width):
 
 def test_leftovers_stay_a_line():
     named = [f"run {i}" for i in range(100)]
-    assert report.leftovers(named[:2], pairs=1) == "Without a partner: run 0; run 1"
-    assert report.leftovers(named, pairs=1).endswith("run 7; 92 more are in parity.json")
-    assert report.leftovers(named, pairs=0).startswith("No two of the 100 runs are a pair")
-    assert report.leftovers(["torch"], pairs=0) == "Without a partner: torch"
+    assert tell_leftovers(named[:2], pairs=1) == "Without a partner: run 0; run 1"
+    assert tell_leftovers(named, pairs=1).endswith("run 7; 92 more are in parity.json")
+    assert tell_leftovers(named, pairs=0).startswith("No two of the 100 runs are a pair")
+    assert tell_leftovers(["torch"], pairs=0) == "Without a partner: torch"
 
 
 def printed(monkeypatch, capsys, found, *, width, color_system=None):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import config, data, identity, leaderboard, report, storage
+from pipeline import config, data, identity, leaderboard, storage
 from pipeline.figures.files import list_saved
 from pipeline.figures.parity import draw_parity
 from pipeline.figures.runs import draw_comparison
@@ -25,6 +25,9 @@ from pipeline.parity.evidence import Evidence
 from pipeline.parity.ladder import judge
 from pipeline.parity.verdict import WORST, Ladder
 from pipeline.record.record import RunRecord
+from pipeline.report.page import render_page
+from pipeline.report.sentences import tell_leftovers, tell_pair_verdicts
+from pipeline.report.tables import Table, summarise_pair
 from pipeline.stages.coarse import list_coarse
 
 Pair = tuple[RunRecord, RunRecord]
@@ -61,7 +64,7 @@ class Comparison:
     alone: Sequence[RunRecord]
     ladders: Sequence[Ladder]
     folder: Path
-    board: report.Table = ([], [])
+    board: Table = ([], [])
     equal: Mapping[str, Equivalence] = dataclasses.field(default_factory=dict)
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     by_seeds: Sequence[leaderboard.SeedVerdict] = ()
@@ -72,7 +75,7 @@ class Comparison:
 
         Of a pair that is judged over seeds, the verdict on its group.
         """
-        return report.pair_verdicts(self.ladders, self.by_seeds)
+        return tell_pair_verdicts(self.ladders, self.by_seeds)
 
     @property
     def judges(self) -> bool:
@@ -93,7 +96,7 @@ class Comparison:
         header: list[str] = []
         rows: list[list[str]] = []
         for (a, b), (verdict, _) in zip(self.pairs, self.verdicts, strict=True):
-            columns, found = report.pair_summary(a, b)
+            columns, found = summarise_pair(a, b)
             header = ["pair", "verdict", *columns]
             rows += [[f"{a.label()} against {b.label()}", verdict, *row] for row in found]
         return header, rows
@@ -157,7 +160,7 @@ def compare(
     pairs, alone = paired(records, together=together)
     if alone:
         named = dict(zip(map(id, records), name_runs(records), strict=True))
-        notes.append(report.leftovers([named[id(r)] for r in alone], pairs=len(pairs)))
+        notes.append(tell_leftovers([named[id(r)] for r in alone], pairs=len(pairs)))
     ladders = [
         judge(
             a, b, evidence=evidence(a, b), rtol=rtol, atol=atol, accept=accept,
@@ -192,7 +195,7 @@ def compare(
             name if len(groups) == 1 else f"{name} ({digest[:8]})": image
             for name, image in list_saved(figures, part, formats=formats).items()
         }
-    board: report.Table = ([], [])
+    board: Table = ([], [])
     by_seeds = leaderboard.seed_verdicts(
         records, pairs=pairs, ladders=[ladder.verdict for ladder in ladders], margin=margin
     )
@@ -201,7 +204,7 @@ def compare(
         board = leaderboard.leaderboard(records)
         equal = dict(leaderboard.over_seeds(records, margin=margin)) if margin else {}
         images = list_saved(draw_sweep(records), folder / "plots", formats=formats) | images
-    text = report.render(
+    text = render_page(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
         board=board, equal=equal, by_seeds=by_seeds,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from pipeline.figures.sweeps import draw_sweep
 from pipeline.naming import name_runs
 from pipeline.parity.ladder import Rung
 from pipeline.record.record import RunRecord
-from tests.test_report import ERRORS, FINDING, GROWTH, OPEN, ROUNDING, WRONG, ladder
+from tests.report.test_page import ERRORS, FINDING, GROWTH, OPEN, ROUNDING, WRONG, ladder
 
 NOISE = 0.15
 

@@ -8,11 +8,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline import report
 from pipeline.parity.ladder import judge
 from pipeline.parity.quantity import Quantity
 from pipeline.probe.forced import leave_range, measure_rows, widen_gradients
 from pipeline.record.record import RunRecord
+from pipeline.report.sentences import tell_beside
 from pipeline.stages import probe
 
 torch = pytest.importorskip("torch")
@@ -164,7 +164,7 @@ def test_gradients_are_held_against_differences_and_those_by_hand(parity, pair, 
     assert checked["a"]["largest"] < 1e-7
     assert checked["b"]["central differences"]["layer1.w"] > 1e-3
     assert checked["b"]["central differences"]["out.w"] < 1e-7
-    assert "Gradients of torch: no derivative of the loss" in "".join(report.beside(found))
+    assert "Gradients of torch: no derivative of the loss" in "".join(tell_beside(found))
 
 
 @pytest.fixture

@@ -9,13 +9,21 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pipeline import report
 from pipeline.leaderboard import SeedVerdict
 from pipeline.parity import distance
 from pipeline.parity.equivalence import equivalence
 from pipeline.parity.growth import Growth
 from pipeline.parity.verdict import RUNGS, Finding, Ladder, Rung
 from pipeline.record.record import RunRecord
+from pipeline.report.markdown import describe_sweep
+from pipeline.report.page import render_page
+from pipeline.report.sentences import tell_beside
+from pipeline.report.tables import (
+    summarise_pair,
+    summarise_runs,
+    tabulate_ladder,
+    tabulate_verdicts,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
 
@@ -52,7 +60,7 @@ def make(backend="torch", *, dtype="float32", lr=0.001, **about):
 
 
 def cells(records, row=0):
-    header, rows = report.summary(records)
+    header, rows = summarise_runs(records)
     assert all(len(each) == len(header) for each in rows)
     return dict(zip(header, rows[row], strict=True))
 
@@ -60,7 +68,7 @@ def cells(records, row=0):
 def html(records, **changes):
     given = {"pairs": [], "images": {}, "title": "A title", "notes": []} | changes
     given = {"ladders": [ladder() for _ in given["pairs"]]} | given
-    return report.render(records, **given)
+    return render_page(records, **given)
 
 
 def ladder(*rungs, **changes):
@@ -101,7 +109,7 @@ ERRORS = {"a": np.array([0.0, 1.5, 1.1]), "b": np.array([0.0, 3.0, 2.25])}
 
 
 def test_a_ladders_table_has_a_row_a_rung_and_its_numbers():
-    header, rows = report.ladder_table(ladder(ROUNDING, OPEN))
+    header, rows = tabulate_ladder(ladder(ROUNDING, OPEN))
     assert [row[0] for row in rows] == list(RUNGS)
     assert dict(zip(header, rows[6], strict=True)) == {
         "rung": "trajectory", "verdict": "PASS", "by": "rounding", "tensor": "layer1.w",
@@ -120,7 +128,7 @@ def test_what_was_measured_beside_a_verdict_is_said():
         "gradcheck": {"a": checked, "b": {"why": "this loop hands out no gradients"}},
     }
     found = ladder(growth=GROWTH, errors=ERRORS, reference="NumPy, longdouble", facts=facts)
-    assert report.beside(found) == [
+    assert tell_beside(found) == [
         "Distance over the steps: linear, as rounding adds up.",
         "Against NumPy, longdouble: torch is at most 1.5 ulp off (last step 1.1), "
         "tensorflow 3 (2.25). torch is nearer.",
@@ -129,7 +137,7 @@ def test_what_was_measured_beside_a_verdict_is_said():
         "Gradients of torch: at most 5e-12 from central differences, 2e-16 from those derived by hand.",
         "Gradients of tensorflow: not checked, this loop hands out no gradients.",
     ]
-    assert report.beside(ladder()) == []
+    assert tell_beside(ladder()) == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ def test_what_was_measured_beside_a_verdict_is_said():
 )
 def test_nearer_is_who_is_so_at_most_and_at_the_end(b, said):
     errors = {"a": ERRORS["a"], "b": np.array(b)}
-    assert report.beside(ladder(errors=errors, reference="x"))[0].endswith(said)
+    assert tell_beside(ladder(errors=errors, reference="x"))[0].endswith(said)
 
 
 def test_a_pairs_ladder_is_in_the_file_with_its_verdict_coloured():
@@ -202,7 +210,7 @@ def test_a_row_holds_the_records_numbers():
 
 
 def test_there_is_a_row_a_run_in_their_order():
-    _, rows = report.summary([make(lr=1), make("tensorflow"), make(lr=2)])
+    _, rows = summarise_runs([make(lr=1), make("tensorflow"), make(lr=2)])
     assert [row[0] for row in rows] == [
         "torch, optimizer.lr=1",
         "tensorflow",
@@ -218,7 +226,7 @@ def test_what_is_missing_is_a_dash():
 
 
 def test_distances_from_unknown_goals_have_no_column():
-    header, _ = report.summary([make(least_squares=None, data={"facts": {}})])
+    header, _ = summarise_runs([make(least_squares=None, data={"facts": {}})])
     assert header == ["run", "w", "b", "first loss", "last loss", "test MSE", "µs/step"]
 
 
@@ -239,7 +247,7 @@ def test_a_loss_that_is_not_finite_is_shown_as_it_is():
 def test_a_pair_is_measured_as_parity_measures_it():
     a, b = make(), make("tensorflow")
     b.arrays["param/w"][1] = np.nextafter(b.arrays["param/w"][1], np.float32(1))
-    _, rows = report.pair_summary(a, b)
+    _, rows = summarise_pair(a, b)
     gap = distance.trajectories(a, b)[0]
     name, shape, first, absolute, relative, ulp, step = rows[0]
     assert (name, shape, first, ulp, step) == ("w", "scalar", "step 1", "1", "1")
@@ -249,7 +257,7 @@ def test_a_pair_is_measured_as_parity_measures_it():
 
 
 def test_a_pair_that_cannot_be_compared_says_why():
-    header, rows = report.pair_summary(make(), make("tensorflow", dtype="float64"))
+    header, rows = summarise_pair(make(), make("tensorflow", dtype="float64"))
     ((reason, *rest),) = rows
     assert "float32" in reason
     assert "float64" in reason
@@ -314,8 +322,8 @@ def test_it_says_what_was_run_with_what_and_what_failed():
 def test_every_number_of_the_table_is_in_the_file():
     a, b = make(), make("tensorflow")
     text = html([a, b], pairs=[(a, b)])
-    header, rows = report.summary([a, b])
-    for cell in [*header, *rows[0], *rows[1], *report.pair_summary(a, b)[1][0]]:
+    header, rows = summarise_runs([a, b])
+    for cell in [*header, *rows[0], *rows[1], *summarise_pair(a, b)[1][0]]:
         assert cell in text
     assert "Identical bits in every parameter at every step." in text
 
@@ -375,7 +383,7 @@ def test_classifiers_and_regressions_in_one_table_each_have_their_scores():
 
 def test_what_no_run_has_has_no_column():
     bare = RunRecord(about={"config": make().about["config"]})
-    assert report.summary([bare, bare])[0] == ["run"]
+    assert summarise_runs([bare, bare])[0] == ["run"]
 
 
 def test_a_longdouble_is_written_so_that_its_bits_can_be_read_back():
@@ -396,7 +404,7 @@ def many(backend, *, tensors, shape=(2, 3)):
 
 def test_a_tensors_shape_is_shown_without_its_steps():
     pair = [many(backend, tensors=40, shape=(2, 3)) for backend in ("torch", "tensorflow")]
-    _, rows = report.pair_summary(*pair)
+    _, rows = summarise_pair(*pair)
     assert [row[:2] for row in rows] == [[f"layer{i}.w", "2×3"] for i in range(40)]
 
 
@@ -404,7 +412,7 @@ def test_of_very_many_tensors_the_farthest_are_shown_and_the_others_counted():
     a, b = (many(backend, tensors=50) for backend in ("torch", "tensorflow"))
     for i in range(50):
         b.arrays[f"param/layer{i}.w"][-1, 1, 2] += np.float32(i * 2.0**-23)
-    header, rows = report.pair_summary(a, b)
+    header, rows = summarise_pair(a, b)
     assert [row[0] for row in rows[:40]] == [f"layer{i}.w" for i in range(49, 9, -1)]
     assert rows[40][0] == "10 more, none farther apart than 10 ulps"
     assert {len(row) for row in rows} == {len(header)}
@@ -420,7 +428,7 @@ def scalars(backend="torch", *, loss=0.0, w=0.0):
 
 def test_without_parameters_at_each_step_losses_and_ends_are_compared():
     a, b = scalars(), scalars("tensorflow", loss=2.0**-23, w=2.0**-21)
-    _, rows = report.pair_summary(a, b)
+    _, rows = summarise_pair(a, b)
     assert [[*row[:3], *row[-2:]] for row in rows] == [
         ["loss", "scalar", "step 2", "1", "2"],
         ["w, at the end", "2×1", "step 2 or before", "4", "2"],
@@ -438,7 +446,7 @@ def test_without_parameters_at_each_step_losses_and_ends_are_compared():
 def test_scalar_traces_that_do_not_match_say_why(change):
     a, b = scalars(), scalars("tensorflow")
     del b.arrays[change]
-    ((reason, *_),) = report.pair_summary(a, b)[1]
+    ((reason, *_),) = summarise_pair(a, b)[1]
     assert reason.startswith("cannot be compared: ")
     assert html([a, b], pairs=[(a, b)])
 
@@ -448,7 +456,7 @@ def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
     pairs = [tuple(runs[i : i + 2]) for i in range(0, len(runs), 2)]
     ladders = [ladder(WRONG, findings=(FINDING,)), *(ladder() for _ in pairs[1:])]
     board = (["backend.name", "mse"], [["torch", str(i)] for i in range(24)])
-    text = report.description(
+    text = describe_sweep(
         runs, overrides=["backend=torch,tensorflow", "optimizer.lr=range(1, 13)"], jobs=25,
         notes=["lr=3 FAILED: " + "x" * 1000], pairs=pairs, ladders=ladders, board=board,
     )  # fmt: skip
@@ -469,10 +477,10 @@ def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
 
 def test_verdicts_are_a_table_of_pairs():
     a, b = make(), make("tensorflow")
-    header, rows = report.verdicts([a, b], [(a, b)], [ladder(WRONG, findings=(FINDING,))])
+    header, rows = tabulate_verdicts([a, b], [(a, b)], [ladder(WRONG, findings=(FINDING,))])
     assert header == ["a", "b", "verdict", "why"]
     assert rows[0][:3] == ["torch", "tensorflow", "FAIL"]
-    assert report.verdicts([a], [], []) == (header, [])
+    assert tabulate_verdicts([a], [], []) == (header, [])
 
 
 UNJUDGED = ladder(
@@ -517,20 +525,20 @@ def test_a_description_says_the_verdict_over_seeds_and_counts_the_other_pairs():
         "overrides": ["seed=range(5)"], "jobs": 10, "notes": [], "by_seeds": groups,
         "equal": {group.title: group.test for group in groups},
     }  # fmt: skip
-    text = report.description([a, b], pairs=[(a, b)] * 5, ladders=[UNJUDGED] * 5, **given)
+    text = describe_sweep([a, b], pairs=[(a, b)] * 5, ladders=[UNJUDGED] * 5, **given)
     passed, failed = (f"- **{group.verdict}**: {group.sentence}" for group in groups)
     assert f"**Verdict over seeds:**\n\n{failed}\n{passed}" in text  # the worst first
     assert "Parity of" not in text
     assert "ABSTAIN" not in text
     assert text.count("equivalent: ") == 2  # each is said once
     mixed = [*[UNJUDGED] * 5, ladder(WRONG, findings=(FINDING,))]
-    text = report.description([a, b], pairs=[(a, b)] * 6, ladders=mixed, **given)
+    text = describe_sweep([a, b], pairs=[(a, b)] * 6, ladders=mixed, **given)
     assert "**Parity of 1 pair:** 1 FAIL." in text
 
 
 def test_the_table_of_verdicts_has_the_group_for_a_pair_that_it_covers():
     a, b = make(), make("tensorflow")
     ladders = [UNJUDGED, UNJUDGED, ladder()]
-    rows = report.verdicts([a, b], [(a, b)] * 3, ladders, [own_starts("FAIL", covers=(1,))])[1]
+    rows = tabulate_verdicts([a, b], [(a, b)] * 3, ladders, [own_starts("FAIL", covers=(1,))])[1]
     assert [row[2] for row in rows] == ["ABSTAIN", "FAIL", "PASS"]
     assert "over 5 seeds" in rows[1][3]

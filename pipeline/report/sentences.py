@@ -1,0 +1,97 @@
+"""Sentences about pairs, and which of them are folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.leaderboard import SeedVerdict
+from pipeline.parity.verdict import WORST, Ladder
+
+_NO_DERIVATIVE = 1e-4  # of the gradient's norm; right ones are within 1e-8 in float64
+
+
+MOST_LINES = 8  # of a list or table in a description
+
+
+MOST_NOTES = 5  # of a pair, that are shown at once
+
+
+def tell_leftovers(named: Sequence[str], *, pairs: int) -> str:
+    """Return which runs have no partner, in a line; all of them are in ``parity.json``."""
+    if not pairs and len(named) > 1:
+        return f"No two of the {len(named)} runs are a pair: equal settings, another backend."
+    more = len(named) - MOST_LINES
+    shown = [*named[:MOST_LINES], *([f"{more} more are in parity.json"] if more > 0 else [])]
+    return f"Without a partner: {'; '.join(shown)}"
+
+
+def tell_beside(ladder: Ladder) -> list[str]:
+    """Say what was measured beside a verdict, a sentence each; notes are not among them."""
+    found = []
+    if ladder.growth is not None:
+        found.append(f"Distance over the steps: {ladder.growth.text}.")
+    if ladder.verdict == "PASS" and "speed" in ladder.facts:
+        found.append(f"{ladder.facts['speed']}.")
+    labels = {"a": ladder.a, "b": ladder.b}
+    ends = {side: (errors.max(), errors[-1]) for side, errors in ladder.errors.items()}
+    if ends:
+        words = ("is at most ", " ulp off", "last step ")
+        parts: list[str] = []
+        for side, (most, last) in ends.items():
+            is_at, off, at_last = ("", "", "") if parts else words
+            parts.append(f"{labels[side]} {is_at}{most:.3g}{off} ({at_last}{last:.3g})")
+        found.append(f"Against {ladder.reference}: {', '.join(parts)}.{_nearer(labels, ends)}")
+    prove = ladder.facts.get("prove")
+    if prove is not None:
+        ratio = prove["ratio"]
+        times = "" if ratio is None else f", {ratio:.2g} times as far"
+        found.append(
+            f"Both again in float64: at most {prove['float64']:.2g} apart; as they were run "
+            f"{prove['native']:.2g}{times} (rounding in float32 alone gives about 5e+08)."
+        )
+    for side, checked in ladder.facts.get("gradcheck", {}).items():
+        found.append(f"Gradients of {labels[side]}: {_checked(checked)}.")
+    return found
+
+
+def _nearer(labels: Mapping[str, str], ends: Mapping[str, Sequence[float]]) -> str:
+    """Say which side is nearer the reference, if one is by a tenth at most and at the end."""
+    if len(ends) < 2:
+        return ""
+    for side, other in (("a", "b"), ("b", "a")):
+        if all(x < 0.9 * y for x, y in zip(ends[side], ends[other], strict=True)):
+            return f" {labels[side]} is nearer."
+    return " Neither is clearly nearer."
+
+
+def _checked(found: Mapping[str, Any]) -> str:
+    if "why" in found:
+        return f"not checked, {found['why']}"
+    text = f"at most {found['largest']:.2g} from central differences"
+    if found["largest"] > _NO_DERIVATIVE:
+        worst = max(found["central differences"], key=found["central differences"].__getitem__)
+        text = f"no derivative of the loss, that of {worst} is {found['largest']:.2g} off"
+    by_hand = found.get("hand-derived")
+    return f"{text}, {max(by_hand.values()):.2g} from those derived by hand" if by_hand else text
+
+
+def list_covered(by_seeds: Sequence[SeedVerdict]) -> set[int]:
+    """Return the positions of the pairs that are judged over seeds and not one by one."""
+    return {i for group in by_seeds for i in group.covers}
+
+
+def tell_pair_verdicts(
+    ladders: Sequence[Ladder], by_seeds: Sequence[SeedVerdict] = ()
+) -> list[tuple[str, str]]:
+    """Return the verdict on each pair and why: its ladder's, or that on its group over seeds."""
+    judged = [(ladder.verdict, ladder.sentence()) for ladder in ladders]
+    for group in by_seeds:
+        for i in group.covers:
+            judged[i] = (group.verdict, group.sentence)
+    return judged
+
+
+def sort_by_verdict(by_seeds: Sequence[SeedVerdict], *, worst_first: bool) -> list[SeedVerdict]:
+    """Return the verdicts over seeds, sorted; the worst one is what counts."""
+    return sorted(by_seeds, key=lambda group: WORST[group.verdict], reverse=worst_first)
