@@ -17,7 +17,7 @@ from pipeline.record.record import RunRecord
 NARROW, WIDE = "float32", "float64"
 Outcomes = Mapping[tuple[str, str], Arrays]
 """By side and precision, stacks with a row a step."""
-_BYTES = 1 << 25  # of the four outcomes of some steps that are held together
+_BYTES = 1 << 27  # of the four outcomes of some steps that are held together
 
 
 def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def note_draws(sides: Mapping[str, Side], evidence: Evidence) -> bool:
     would excuse everything.
     """
     for name, side in sides.items():
-        draws = find_draws(side, 1) or find_draws(side, side.record.steps) or _draws_shown(side)
+        draws = find_draws(side, 1, side.record.steps) or _draws_shown(side)
         if draws is not None:
             miss = {"quantity": ["loss", "loss"], "step": 1, "ratio": np.inf, "kind": "draws"}
             evidence.about["replay"] |= {name: miss | {"text": _tell_draws(side, draws)}}
@@ -139,14 +140,17 @@ def _tell_draws(side: Side, draws: str) -> str:
     return f"{label} does not repeat itself: made twice it gives two results; it draws by {draws}"
 
 
-def find_draws(side: Side, step: int) -> str | None:
-    """Name the operations by which a step draws; None if it repeats itself, or draws nothing.
+def find_draws(side: Side, *steps: int) -> str | None:
+    """Name the operations by which one of some steps draws; None if each repeats itself.
 
     Made twice by one program, which goes on with its generators as the loop does.
     """
-    start = side.start(step)
     stepper = side.stepper(side.dtype, eager=True)
-    return _draws_of(side, lambda: stepper(start))
+    for step in steps:
+        draws = _draws_of(side, partial(stepper, side.start(step)))
+        if draws is not None:
+            return draws
+    return None
 
 
 def _draws_shown(side: Side) -> str | None:
