@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline import search, sweep
-from pipeline.config import ConfigError, accepted_differences
+from pipeline.config.schema import read_accepted
+from pipeline.config.types import ConfigError
 from pipeline.record.record import RunRecord
 from pipeline.redact import redact
 
@@ -144,10 +145,10 @@ def _values(cfg: DictConfig) -> dict[str, Any]:
 def _single(values: dict[str, Any], folder: Path) -> int:
     """Run a command that is no sweep, and return its exit code."""
     if "sync" in values["stages"]:
-        from pipeline import config
+        from pipeline.config.schema import parse_config
         from pipeline.stages.sync import sync
 
-        return sync(config.parse(values))
+        return sync(parse_config(values))
     if {"probe", "compare"} & set(values["stages"]):
         return _compare(values, folder)
     if values["run"] is not None:
@@ -302,7 +303,8 @@ def _score(values: Mapping[str, Any]) -> int:
 
 def _compare(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
-    from pipeline import config, terminal
+    from pipeline import terminal
+    from pipeline.config.schema import parse_config
     from pipeline.record.record import found_in
     from pipeline.stages.compare import compare, may_be_probed, paired
     from pipeline.stages.probe import find_evidence, probe_and_save
@@ -312,7 +314,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     from pipeline.tracking.store import use_store
     from pipeline.tracking.views import find_page
 
-    settings = config.parse(values)
+    settings = parse_config(values)
     if not set(settings.stages) <= {"probe", "compare"}:
         raise ConfigError("stages", list(settings.stages), "probe and compare stand alone")
     runs, chosen = list(settings.compare.runs), settings.compare.sweep
@@ -357,7 +359,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
         margin=settings.parity.margin,
-        accept=accepted_differences(settings.parity.accept),
+        accept=read_accepted(settings.parity.accept),
         precision=settings.parity.precision,
         evidence=partial(find_evidence, **sweep.probing(settings)),
         hint=f"; python -m pipeline 'stages=[probe,compare]' '{asked}' measures it",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.config import Fraction, Positive
+from pipeline.config.types import Fraction, Positive
 
 Array = Any
 

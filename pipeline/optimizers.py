@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pipeline.config import Fraction, Positive
+from pipeline.config.types import Fraction, Positive
 
 Array = Any
 Slots = tuple[Array, ...]

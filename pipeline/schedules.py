@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.config import Count, Fraction, Natural, Positive
+from pipeline.config.types import Count, Fraction, Natural, Positive
 
 
 def constant(step: int, *, lr: float, steps: int) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import losses, metrics, seeds
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.record.record import RunRecord
 
 _SCORES = dict.fromkeys((*metrics.REGRESSION, *metrics.CLASSES))

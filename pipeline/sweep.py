@@ -34,7 +34,8 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from pipeline import search, storage
-from pipeline.config import Config, ConfigError, accepted_differences, parse
+from pipeline.config.schema import Config, parse_config, read_accepted
+from pipeline.config.types import ConfigError
 from pipeline.parity.evidence import METHOD_NAME
 from pipeline.parity.verdict import WORST
 from pipeline.record.record import RunRecord
@@ -462,7 +463,7 @@ def _report(parent: Any, children: list[Any], *, interrupted: bool) -> int:
         rtol=settings.parity.rtol,
         atol=settings.parity.atol,
         margin=settings.parity.margin,
-        accept=accepted_differences(settings.parity.accept),
+        accept=read_accepted(settings.parity.accept),
         precision=settings.parity.precision,
         evidence=_evidence(settings, budget=0.0 if interrupted else settings.parity.budget),
         hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
@@ -559,12 +560,14 @@ def _evidence(settings: Any, *, budget: float) -> Any:
     def measured(a: RunRecord, b: RunRecord) -> Any:
         nonlocal left
         known = find_evidence(a, b, **probing(settings))
-        drawn = parse(a.config).model.init == "framework"  # starts of their own: no pair to probe
+        drawn = (
+            parse_config(a.config).model.init == "framework"
+        )  # starts of their own: no pair to probe
         if known is not None or settings.parity.probe == "off" or drawn or not a.named("param"):
             return known
         # Both sides in both precisions from either's states, and the reference.
         expected = 5 * sum(side.about["time"].get("train_s", 0.0) for side in (a, b))
-        if expected > left or any(needs_own_process(parse(side.config)) for side in (a, b)):
+        if expected > left or any(needs_own_process(parse_config(side.config)) for side in (a, b)):
             return None
         start = time.perf_counter()
         print(f"probing {a.label()} against {b.label()}: every step from equal states", flush=True)
@@ -591,7 +594,7 @@ def probing(settings: Any) -> dict[str, Any]:
     return {
         "prove": parity.prove,
         "gradcheck": parity.gradcheck,
-        "accept": accepted_differences(parity.accept),
+        "accept": read_accepted(parity.accept),
         "precision": parity.precision,
     }
 
@@ -622,7 +625,7 @@ def _tag(result: Any) -> None:
 def _settings(config: DictConfig) -> Config:
     """Return what all jobs have in common, typed; what is swept has its default there."""
     values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
-    return parse(values)
+    return parse_config(values)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import backends, config, losses
+from pipeline import backends, losses
+from pipeline.config.signatures import list_functions
 
 NUMPY = backends.load("numpy").OPS
 EXACT = {
@@ -33,7 +34,7 @@ def test_a_loss_is_the_mean_over_every_element(name, both):
     terms = [EXACT[name](Fraction(p) - Fraction(t))
              for p, t in zip(both[0].flat, both[1].flat, strict=True)]  # fmt: skip
     expected = float(sum(terms) / len(terms))
-    found = config.functions(losses)[name](*both, ops=NUMPY, **SETTINGS.get(name, {}))
+    found = list_functions(losses)[name](*both, ops=NUMPY, **SETTINGS.get(name, {}))
     eps = np.finfo(float).eps
     assert found == pytest.approx(expected, rel=(len(terms) + 8) * eps, abs=1e-300)
 
@@ -63,9 +64,9 @@ def test_cross_entropy_is_the_mean_surprise_of_the_smoothed_target(z, seed, smoo
     assert abs(found + (mixed * log_p).sum(axis=1).mean()) <= slack
 
 
-@pytest.mark.parametrize("name", sorted(config.functions(losses)))
+@pytest.mark.parametrize("name", sorted(list_functions(losses)))
 def test_a_loss_says_which_targets_it_wants(name):
-    assert config.functions(losses)[name].targets in {"values", "binary", "classes"}
+    assert list_functions(losses)[name].targets in {"values", "binary", "classes"}
 
 
 @pytest.mark.parametrize("backend", backends.names())

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import backends, config, optimizers
+from pipeline import backends, optimizers
+from pipeline.config.signatures import check_settings, list_functions
 
 CONF = Path(__file__).parent.parent / "conf"
-RULES = config.functions(optimizers)
+RULES = list_functions(optimizers)
 ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 SETTINGS = {
     "gd": {},
@@ -166,7 +167,7 @@ def test_a_rule_gives_the_same_bits_in_every_kind_of_array(rule, kind):
 def test_a_rule_comes_with_a_yaml_of_its_settings(rule):
     values = yaml.safe_load((CONF / "optimizer" / f"{rule}.yaml").read_text())
     checked = {key: v for key, v in values.items() if key not in AROUND}
-    assert set(config.checked_settings("optimizer", RULES[rule], checked)) == set(SETTINGS[rule])
+    assert set(check_settings("optimizer", RULES[rule], checked)) == set(SETTINGS[rule])
 
 
 def test_adams_first_step_is_the_rate_whatever_the_gradients_size():

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline import config
 from pipeline.backends.base import Backend
+from pipeline.config.signatures import choose_option
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _CPU = Path("/proc/cpuinfo")
@@ -32,7 +32,7 @@ def traits(name: str) -> dict[str, Any]:
 
     So an impossible choice is refused within a moment and before a framework is loaded.
     """
-    config.choose("backend.name", name, dict.fromkeys(names()))
+    choose_option("backend.name", name, dict.fromkeys(names()))
     tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
     found = {}
     for node in tree.body:

@@ -26,7 +26,7 @@ from pipeline.backends.base import (
     State,
     Stepper,
 )
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.data.batches import AnyBatches, Seen, cuts
 from pipeline.models import (
     Placed,

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import config, storage
+from pipeline import storage
+from pipeline.config.signatures import choose_option, list_functions
 from pipeline.data import files, real, synthetic
 from pipeline.data.streams import Source
 
@@ -80,8 +81,8 @@ def maker(name: str) -> Callable[..., Any]:
     """
     choices: dict[str, Callable[..., Any]] = {}
     for module in (synthetic, real, files):
-        choices |= config.functions(module)
-    found: Callable[..., Any] = config.choose("data.name", name, choices)
+        choices |= list_functions(module)
+    found: Callable[..., Any] = choose_option("data.name", name, choices)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.data.cells import name_cell, unreadable
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 
 # What programs write where there is no value, in small letters.
 _MISSING = {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null"}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from pipeline.config import ConfigError, Count, Fraction, Strings
+from pipeline.config.types import ConfigError, Count, Fraction, Strings
 from pipeline.data import cells, tables
 from pipeline.data.prepare import Share, Stream, numbered, prepared
 from pipeline.data.streams import Source, streamed

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Stream = Callable[[str], np.random.Generator]

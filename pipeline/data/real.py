@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.config import Fraction
+from pipeline.config.types import Fraction
 from pipeline.data.prepare import Made, Share, Stream, prepared
 
 

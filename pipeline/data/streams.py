@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.data import cells, tables
 from pipeline.data.prepare import (
     Moments,

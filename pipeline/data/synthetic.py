@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from pipeline.config import ConfigError, Count, Finite, Natural, NonNegative, Positive
+from pipeline.config.types import ConfigError, Count, Finite, Natural, NonNegative, Positive
 from pipeline.data.prepare import Made, Stream
 
 Condition = Annotated[float, Field(ge=1, allow_inf_nan=False)]

@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.data.arrow import Csv, Parquet
 from pipeline.data.cells import unreadable
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import config, losses
+from pipeline import losses
+from pipeline.config.signatures import list_functions
 from pipeline.data import Dataset
 from pipeline.figures.curves import find_optimum, is_planar, read_line
 from pipeline.figures.style import BLACK, Curve, Line, add_legend, label_axes
@@ -95,7 +96,7 @@ def _contours(axes: Axes, curves: Sequence[Curve], dataset: Dataset) -> str | No
     """
     component = dict(curves[0][0].config["loss"])
     kind = component.pop("name")
-    loss = config.functions(losses).get(kind)
+    loss = list_functions(losses).get(kind)
     if loss is None:
         return None
     # The shared losses take means over everything; here a mean over samples is wanted.

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import backends, config, data, losses, metrics, models, optimizers, schedules
+from pipeline import backends, data, losses, metrics, models, optimizers, schedules
 from pipeline.backends.base import Masks
-from pipeline.config import Config, ConfigError
+from pipeline.config.schema import Config, parse_config
+from pipeline.config.signatures import check_settings, choose_option, list_functions
+from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
 
 
@@ -19,15 +21,13 @@ def check_config(values: Mapping[str, Any]) -> Config:
 
     Loads no framework and makes no data. Raises `ConfigError` for the first thing that is wrong.
     """
-    settings = config.parse(values)
+    settings = parse_config(values)
     for group, module in (("loss", losses), ("optimizer", optimizers), ("schedule", schedules)):
         part = getattr(settings, group)
-        function = config.choose(f"{group}.name", part.name, config.functions(module))
-        config.checked_settings(group, function, part.settings)
-    config.checked_settings("data", data.maker(settings.data.name), settings.data.settings)
-    config.checked_settings(
-        "model", models.spec(settings.model.name).first_values, settings.model.settings
-    )
+        function = choose_option(f"{group}.name", part.name, list_functions(module))
+        check_settings(group, function, part.settings)
+    check_settings("data", data.maker(settings.data.name), settings.data.settings)
+    check_settings("model", models.spec(settings.model.name).first_values, settings.model.settings)
     _check_backend(settings)
     _check_loop(settings)
     _check_stages(settings)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline import backends, models, seeds
 from pipeline.backends.base import Backend, Masks, Model
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.data import Dataset
 from pipeline.data.batches import Batches, StreamedBatches
 from pipeline.identity import Identity

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import backends, config, data, losses, models, schedules, seeds
+from pipeline import backends, data, losses, models, schedules, seeds
 from pipeline.backends.base import Masks
-from pipeline.config import Config
+from pipeline.config.schema import Config, list_keys
 from pipeline.data import Dataset, batches
 from pipeline.data.batches import Batches, StreamedBatches
 from pipeline.identity import identify
@@ -134,5 +134,5 @@ def resolve_recorded(values: Mapping[str, Any]) -> Job:
     How runs are judged is no part of what was run; its keys are those of now.
     """
     known = {"precision": "fail", "accept": []}
-    parity = {key: values["parity"].get(key, known.get(key)) for key in config.keys_of("parity")}
+    parity = {key: values["parity"].get(key, known.get(key)) for key in list_keys("parity")}
     return resolve({**values, "parity": parity})

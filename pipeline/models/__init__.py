@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import config
+from pipeline.config.signatures import choose_option
 
 
 class Placed(NamedTuple):
@@ -44,7 +44,7 @@ def names() -> list[str]:
 
 def spec(name: str) -> ModuleType:
     """Return the framework-free half of a pair."""
-    config.choose("model.name", name, dict.fromkeys(names()))
+    choose_option("model.name", name, dict.fromkeys(names()))
     return importlib.import_module(f"{__name__}.{name}.spec")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.models import Twin
 from pipeline.parity.evidence import METHOD, Evidence
 from pipeline.probe.forced import measure_forward, measure_free, measure_steps

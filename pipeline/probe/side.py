@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline import backends
 from pipeline.backends.base import Arrays, Part, Start, Stepper
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.data.batches import Batches, Seen, StreamedBatches
 from pipeline.jobs.job import Job
 from pipeline.jobs.resolve import resolve_recorded

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline import identity, storage
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.jobs.job import Job
 from pipeline.record import checkpoint
 from pipeline.record.trace import NonFiniteLossError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import data
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 
 
 def generate(dataset: data.Dataset, *, folder: Path) -> Path:

@@ -15,7 +15,8 @@ import yaml
 
 from pipeline import backends, identity, storage
 from pipeline.backends.base import Backend, Model
-from pipeline.config import Config, ConfigError
+from pipeline.config.schema import Config
+from pipeline.config.types import ConfigError
 from pipeline.figures.files import save_figures
 from pipeline.figures.runs import draw_overview, draw_run
 from pipeline.figures.style import DPI

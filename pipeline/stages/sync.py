@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import Config, ConfigError
+from pipeline.config.schema import Config
+from pipeline.config.types import ConfigError
 from pipeline.tracking.recover import close_dead_runs, finish_spool, list_undelivered
 from pipeline.tracking.spool import find_spools
 from pipeline.tracking.store import say, use_store

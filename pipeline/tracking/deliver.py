@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIFACTS
 
 from pipeline import storage
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.redact import redact
 from pipeline.tracking.spool import Message, Spool, now_ms
 from pipeline.tracking.store import (

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.record.record import found_in
 from pipeline.tracking.recover import deliver_waiting
 from pipeline.tracking.run import LINKED

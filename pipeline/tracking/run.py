@@ -33,7 +33,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 import pipeline
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.redact import redact
 from pipeline.tracking import spool
 from pipeline.tracking.courier import COURIER

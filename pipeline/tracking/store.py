@@ -30,7 +30,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.redact import redact
 from pipeline.storage import is_full
 

@@ -10,9 +10,11 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
-from pipeline import backends, config, losses, models, optimizers
+from pipeline import backends, losses, models, optimizers
 from pipeline.backends.base import Backend
-from pipeline.config import ConfigError
+from pipeline.config import schema
+from pipeline.config.signatures import list_functions
+from pipeline.config.types import ConfigError
 
 NAMES = backends.names()
 CONF = Path(__file__).parents[2] / "conf" / "backend"
@@ -91,17 +93,17 @@ def test_traits_read_from_the_source_are_the_modules(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_words_are_those_of_the_config(name):
     traits, module = backends.traits(name), backends.load(name)
-    loops = set(get_args(get_type_hints(config.Train)["loop"]))
+    loops = set(get_args(get_type_hints(schema.Train)["loop"]))
     assert loops == {"manual", "native", "fit"}
     assert {"manual"} <= set(traits["LOOPS"]) <= loops
-    assert set(traits["ONCE"]) <= set(get_type_hints(config.Backend))
+    assert set(traits["ONCE"]) <= set(get_type_hints(schema.Backend))
     for key, words in (("DTYPES", "dtype"), ("EXECUTIONS", "execution")):
-        assert set(traits[key]) <= set(get_args(get_type_hints(config.Backend)[words]))
-    assert set(traits["INITS"]) <= set(get_args(get_type_hints(config.Model)["init"]))
-    assert set(module.LOSSES) == set(config.functions(losses))
-    known = {*config.functions(optimizers), "l2", "decoupled", "clip_norm", "schedule"}
+        assert set(traits[key]) <= set(get_args(get_type_hints(schema.Backend)[words]))
+    assert set(traits["INITS"]) <= set(get_args(get_type_hints(schema.Model)["init"]))
+    assert set(module.LOSSES) == set(list_functions(losses))
+    known = {*list_functions(optimizers), "l2", "decoupled", "clip_norm", "schedule"}
     assert {word for key in traits["INEXACT"] for word in key.split("+")} <= known
-    formulas = {*loops, *config.functions(losses)}
+    formulas = {*loops, *list_functions(losses)}
     assert {word for key in traits["COARSE"] for word in key.split("+")} <= formulas
 
 

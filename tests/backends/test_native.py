@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import backends, config, losses, optimizers
+from pipeline import backends, losses, optimizers
+from pipeline.config.signatures import list_functions
 
 NATIVE = [name for name in backends.names() if "native" in backends.traits(name)["LOOPS"]]
-RULES = sorted(config.functions(optimizers))
+RULES = sorted(list_functions(optimizers))
 AROUND = {
     "none": {"decay": "none", "weight_decay": 0.0},
     "l2": {"decay": "l2", "weight_decay": 0.1},
@@ -78,7 +79,7 @@ def test_native_compiles_to_the_same_path(tools, backend, rule):
     assert apart(a, b) <= 1e-13
 
 
-@pytest.mark.parametrize("loss", sorted(config.functions(losses)))
+@pytest.mark.parametrize("loss", sorted(list_functions(losses)))
 @pytest.mark.parametrize("backend", NATIVE)
 def test_native_losses_are_the_hand_written_ones(tools, backend, loss):
     """Loss and gradient, far from zero too: logits of ±60, errors beyond Huber's delta."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import backends, config, losses, models, optimizers, seeds
-from pipeline.config import ConfigError
+from pipeline import backends, losses, models, optimizers, seeds
+from pipeline.config.signatures import list_functions
+from pipeline.config.types import ConfigError
 from pipeline.record.trace import NonFiniteLossError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -192,7 +193,7 @@ def first_values(tools, model, rng):
     raise AssertionError(f"{model} takes no vectors: give it samples here")
 
 
-@pytest.mark.parametrize("loss", sorted(config.functions(losses)))
+@pytest.mark.parametrize("loss", sorted(list_functions(losses)))
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_loss_has_the_gradient_of_its_central_differences(tools, backend, loss):
     """Smooth where the samples lie; h = 1e-6 leaves eps·loss/h = 1e-10 and h²·third derivative."""
@@ -259,7 +260,7 @@ def test_minibatches_come_in_the_seeds_order(tools, backend, loop):
 
 
 @pytest.mark.parametrize("decay", ["l2", "decoupled"])
-@pytest.mark.parametrize("rule", config.functions(optimizers))
+@pytest.mark.parametrize("rule", list_functions(optimizers))
 def test_decay_and_clipping_take_all_backends_the_same_way(tools, rule, decay):
     if (rule, decay) == ("adamw", "l2"):
         pytest.skip("AdamW's decay is decoupled")
@@ -398,7 +399,7 @@ def largest_difference(a, b):
                for name in ("param/w", "param/b"))  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", config.functions(optimizers))
+@pytest.mark.parametrize("rule", list_functions(optimizers))
 def test_every_rule_takes_all_backends_the_same_way(tools, rule):
     """In float64 right twins stay near 1e-15; a difference of meaning is far above 1e-12."""
     first, *others = (with_rule(tools, backend, rule) for backend in BACKENDS)
@@ -407,7 +408,7 @@ def test_every_rule_takes_all_backends_the_same_way(tools, rule):
         assert largest_difference(first, other) <= 1e-12
 
 
-@pytest.mark.parametrize("rule", config.functions(optimizers))
+@pytest.mark.parametrize("rule", list_functions(optimizers))
 @pytest.mark.parametrize("xla", [False, True])
 def test_every_rule_compiles_to_the_same_path(tools, rule, xla):
     """The slots go through the graph and back; XLA may fuse, so to rounding, not to the bit."""

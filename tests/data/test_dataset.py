@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import data
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 
 
 def test_a_data_set_comes_back_bit_by_bit_under_its_digest(tools, tmp_path):

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from pipeline import config, data, seeds
-from pipeline.config import ConfigError
+from pipeline import data, seeds
+from pipeline.config.signatures import check_settings
+from pipeline.config.types import ConfigError
 from pipeline.data import files, tables
 
 ROWS = 40
@@ -183,12 +184,12 @@ def test_any_finite_double_survives_a_csv(tmp_path_factory, values):
 def test_names_on_the_command_line():
     """One name needs no list, and a column's number is its name."""
     given = {"path": "t.npy", "features": [0, "1"], "target": 2, **SETTINGS}
-    found = config.checked_settings("data", files.file, given)
+    found = check_settings("data", files.file, given)
     assert (found["features"], found["target"]) == (("0", "1"), ("2",))
-    assert config.checked_settings("data", files.file, given | {"target": "y"})["target"] == ("y",)
+    assert check_settings("data", files.file, given | {"target": "y"})["target"] == ("y",)
     for bad in ([], [1.5], None, [True]):
         with pytest.raises(ConfigError, match="data.target"):
-            config.checked_settings("data", files.file, given | {"target": bad})
+            check_settings("data", files.file, given | {"target": bad})
 
 
 SPOILT = [

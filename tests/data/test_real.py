@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn import datasets
 
 from pipeline import data, seeds
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.data.prepare import Moments, parts, prepared
 
 SHARES = {"validation": 0.1, "test": 0.2}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pipeline import data, seeds
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.data import batches
 
 ROWS, BLOCK = 230, 16

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import config, data, seeds
-from pipeline.config import ConfigError
+from pipeline import data, seeds
+from pipeline.config.signatures import check_settings
+from pipeline.config.types import ConfigError
 from pipeline.data import synthetic
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -130,7 +131,7 @@ def test_settings_out_of_range_are_refused(name, key, value):
     values = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text()) | {key: value}
     values.pop("name")
     with pytest.raises(ConfigError, match=rf"^data\.{key}"):
-        config.checked_settings("data", data.maker(name), values)
+        check_settings("data", data.maker(name), values)
 
 
 def test_settings_that_contradict_each_other_are_refused():

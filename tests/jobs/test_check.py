@@ -8,7 +8,7 @@ import numpy as np
 import pairs
 import pytest
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.jobs.resolve import resolve
 
 ROWS = ("data=digits", "data.layout=rows", "loss=cross_entropy")

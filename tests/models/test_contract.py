@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from pipeline import backends, config, models, optimizers, seeds
-from pipeline.config import ConfigError
+from pipeline import backends, models, optimizers, seeds
+from pipeline.config.signatures import list_functions
+from pipeline.config.types import ConfigError
 from pipeline.jobs.check import check_config
 
-RULES = sorted(config.functions(optimizers))
+RULES = sorted(list_functions(optimizers))
 # Settings under which a pair is tried besides its own YAML's; what is not named here is tried once.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": {

@@ -15,8 +15,9 @@ import pytest
 import tensorflow as tf
 import torch
 
-from pipeline import config, models
-from pipeline.config import ConfigError
+from pipeline import models
+from pipeline.config.signatures import check_settings
+from pipeline.config.types import ConfigError
 from pipeline.models.mlp.numpy import ACTIVATIONS
 from pipeline.models.mlp.torch import BatchNorm
 
@@ -340,9 +341,9 @@ def test_a_compiled_training_is_the_eager_one(tools, backend, xla):
 def test_settings_of_the_mlp_that_make_no_sense_are_refused(tools, settings, key):
     function = models.spec("mlp").first_values
     given = tools.model_settings("mlp")
-    config.checked_settings("model", function, given)
+    check_settings("model", function, given)
     with pytest.raises(ConfigError, match=f"^{key}="):
-        config.checked_settings("model", function, given | settings)
+        check_settings("model", function, given | settings)
 
 
 @mlps

@@ -12,8 +12,9 @@ import tensorflow as tf
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from pipeline import config, models
-from pipeline.config import ConfigError
+from pipeline import models
+from pipeline.config.signatures import check_settings
+from pipeline.config.types import ConfigError
 
 FRAMEWORKS = ("torch", "tensorflow")
 SHAPES = {"linear": ((1,), 1), "polynomial": ((1,), 1), "dense": ((3,), 2), "softmax": ((3,), 4),
@@ -236,9 +237,9 @@ def test_samples_a_model_cannot_take_are_refused_in_one_line(tools, model, input
 def test_settings_that_make_no_sense_are_refused(tools, model, settings):
     (key,), function = settings, models.spec(model).first_values
     given = tools.model_settings(model)
-    config.checked_settings("model", function, given)
+    check_settings("model", function, given)
     with pytest.raises(ConfigError, match=rf"^model\.{key}="):
-        config.checked_settings("model", function, given | settings)
+        check_settings("model", function, given | settings)
 
 
 @pytest.mark.parametrize("model", SHAPES)

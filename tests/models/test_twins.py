@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline import backends, models
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.models import Placed, check_mapped_once, to_framework, to_neutral
 
 PAIRS = models.names()

@@ -10,7 +10,7 @@ import numpy as np
 import pairs
 import pytest
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.jobs.resolve import resolve
 from pipeline.record import checkpoint
 from pipeline.record.trace import NonFiniteLossError

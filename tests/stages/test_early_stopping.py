@@ -7,7 +7,7 @@ import pairs
 import pytest
 
 from pipeline import backends
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.jobs.check import check_config
 
 # The rate grows from epoch to epoch, so that descent comes down first and goes astray later.

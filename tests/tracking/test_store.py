@@ -13,7 +13,7 @@ from commands import call, environment
 from sqlalchemy.exc import OperationalError
 from stores import query
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.tracking import recover, store
 from pipeline.tracking.courier import COURIER
 from pipeline.tracking.run import create_run

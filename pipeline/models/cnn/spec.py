@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, Strict
 
-from pipeline.config import ConfigError, Count, Fraction, Positive
+from pipeline.config.types import ConfigError, Count, Fraction, Positive
 from pipeline.models.mlp.spec import glorot, norm_values
 
 DIFFERS = (

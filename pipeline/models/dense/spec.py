@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 from pipeline.models.mlp.spec import glorot
 
 DIFFERS = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.config import ConfigError, Count, Positive
+from pipeline.config.types import ConfigError, Count, Positive
 from pipeline.models.mlp.spec import glorot
 
 DIFFERS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 
 DIFFERS = (
     "PyTorch finds an `nn.Parameter` by assignment; Keras 3 tracks only its own variables, so"

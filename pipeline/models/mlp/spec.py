@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, Strict
 
-from pipeline.config import ConfigError, Count, Fraction, Positive
+from pipeline.config.types import ConfigError, Count, Fraction, Positive
 
 DIFFERS = (
     "PyTorch's batch norm stores the unbiased running variance, Keras's the biased one, so "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.config import ConfigError, Count
+from pipeline.config.types import ConfigError, Count
 
 DIFFERS = "Nothing but how a parameter is made; Horner's rule is the same line in both."
 

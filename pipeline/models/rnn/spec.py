@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.config import ConfigError, Count
+from pipeline.config.types import ConfigError, Count
 from pipeline.models.mlp.spec import glorot
 
 DIFFERS = (

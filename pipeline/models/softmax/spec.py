@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.types import ConfigError
 
 DIFFERS = (
     "Nothing but how a parameter is made. Both return logits: the loss takes the logarithm, "

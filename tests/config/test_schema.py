@@ -9,8 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config, data, losses, models, optimizers, schedules
-from pipeline.config import ConfigError, Count, Finite, Positive, Strings
+from pipeline import data, losses, models, optimizers, schedules
+from pipeline.config import signatures
+from pipeline.config.schema import parse_config
+from pipeline.config.signatures import check_settings, choose_option, list_functions
+from pipeline.config.types import ConfigError, Count, Finite, Positive, Strings
 
 
 def changed(values, key, value):
@@ -28,7 +31,7 @@ def changed(values, key, value):
 
 
 def test_the_real_config_is_accepted_and_typed(tools):
-    settings = config.parse(tools.composed())
+    settings = parse_config(tools.composed())
     assert (settings.optimizer.name, settings.optimizer.settings) == ("gd", {})
     assert settings.data.settings["n"] == 200
     assert settings.tracking.figures == ("png",)
@@ -38,7 +41,7 @@ def test_the_real_config_is_accepted_and_typed(tools):
 
 def test_integers_are_numbers_and_options_may_be_more(tools):
     values = changed(changed(tools.composed(), "optimizer.lr", 1), "parity.rtol", 1e-6)
-    settings = config.parse({**values, "experiment": {"anything": 1}})
+    settings = parse_config({**values, "experiment": {"anything": 1}})
     assert (settings.optimizer.lr, settings.parity.rtol) == (1.0, 1e-6)
 
 
@@ -79,7 +82,7 @@ def test_integers_are_numbers_and_options_may_be_more(tools):
 )
 def test_a_wrong_value_is_one_line_with_key_and_what_is_allowed(tools, key, value, allowed):
     with pytest.raises(ConfigError) as caught:
-        config.parse(changed(tools.composed(), key, value))
+        parse_config(changed(tools.composed(), key, value))
     text = str(caught.value)
     shown = "???" if value is ... else value
     assert text.startswith(f"{key}={shown}: ")
@@ -105,7 +108,7 @@ SETTINGS = {"beta": 0.9, "on": True, "kind": "a", "width": 2, "names": ["x"], "s
 
 
 def test_settings_are_the_keyword_only_parameters_of_a_checked_type():
-    checked = config.checked_settings("optimizer", rule, SETTINGS)
+    checked = check_settings("optimizer", rule, SETTINGS)
     assert checked == SETTINGS | {"names": ("x",)}
 
 
@@ -116,14 +119,14 @@ def test_settings_are_the_keyword_only_parameters_of_a_checked_type():
 )  # fmt: skip
 def test_settings_outside_the_signature_are_refused(key, value):
     with pytest.raises(ConfigError, match=rf"^optimizer\.{key}"):
-        config.checked_settings("optimizer", rule, SETTINGS | {key: value})
+        check_settings("optimizer", rule, SETTINGS | {key: value})
 
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_every_setting_must_be_given(key):
     rest = {name: value for name, value in SETTINGS.items() if name != key}
     with pytest.raises(ConfigError, match=rf"^optimizer\.{key}=\?\?\?: is missing"):
-        config.checked_settings("optimizer", rule, rest)
+        check_settings("optimizer", rule, rest)
 
 
 def test_an_unknown_setting_is_answered_with_all_keys_of_its_group():
@@ -131,10 +134,10 @@ def test_an_unknown_setting_is_answered_with_all_keys_of_its_group():
         ConfigError,
         match=r"allowed here: accumulate, beta, clip_norm, decay, kind, lr, name, names, on, scale, w",
     ):
-        config.checked_settings("optimizer", rule, SETTINGS | {"momentum": 0.9})
+        check_settings("optimizer", rule, SETTINGS | {"momentum": 0.9})
 
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def _files(group):
@@ -144,9 +147,9 @@ def _files(group):
 FUNCTIONS = {
     "data": data.maker,
     "model": lambda name: models.spec(name).first_values,
-    "loss": config.functions(losses).__getitem__,
-    "optimizer": config.functions(optimizers).__getitem__,
-    "schedule": config.functions(schedules).__getitem__,
+    "loss": list_functions(losses).__getitem__,
+    "optimizer": list_functions(optimizers).__getitem__,
+    "schedule": list_functions(schedules).__getitem__,
 }
 
 
@@ -154,9 +157,9 @@ FUNCTIONS = {
 def test_every_file_of_a_growing_group_names_a_function_and_all_its_settings(tools, group, file):
     values = tools.composed()
     values[group] = yaml.safe_load((CONF / group / f"{file}.yaml").read_text())
-    component = getattr(config.parse(values), group)
+    component = getattr(parse_config(values), group)
     function = FUNCTIONS[group](component.name)
-    checked = config.checked_settings(group, function, component.settings)
+    checked = check_settings(group, function, component.settings)
     assert checked.keys() == component.settings.keys()
 
 
@@ -164,9 +167,9 @@ def test_every_file_of_a_growing_group_names_a_function_and_all_its_settings(too
     ("group", "names"),
     [
         ("model", models.names()),
-        ("loss", config.functions(losses)),
-        ("optimizer", config.functions(optimizers)),
-        ("schedule", config.functions(schedules)),
+        ("loss", list_functions(losses)),
+        ("optimizer", list_functions(optimizers)),
+        ("schedule", list_functions(schedules)),
     ],
 )
 def test_every_option_has_a_file(group, names):
@@ -174,12 +177,12 @@ def test_every_option_has_a_file(group, names):
 
 
 def test_functions_are_the_public_ones_a_module_defines_itself():
-    assert set(config.functions(losses)) >= {"mse", "mae"}
-    assert "choose" in config.functions(config)
-    assert not {"_first", "dataclass", "create_model"} & set(config.functions(config))
+    assert set(list_functions(losses)) >= {"mse", "mae"}
+    assert "choose_option" in list_functions(signatures)
+    assert not {"_is_setting", "ConfigError", "create_model"} & set(list_functions(signatures))
 
 
 def test_choose_says_which_there_are():
-    assert config.choose("k", "a", {"a": 1}) == 1
+    assert choose_option("k", "a", {"a": 1}) == 1
     with pytest.raises(ConfigError, match="k=c: must be one of a, b"):
-        config.choose("k", "c", {"b": 1, "a": 2})
+        choose_option("k", "c", {"b": 1, "a": 2})

@@ -1,42 +1,27 @@
-"""The schema of every config group, and its checks; not the values, which live in ``conf``.
-
-A group whose options share one set of keys is a dataclass. A group that grows by adding files
-(data, model, loss, optimizer, schedule) has its common keys here and the keys of each option in
-the signature of the function it names: `checked_settings` reads that signature. So an optimizer is
-one function and one YAML, and a key that no function knows is refused.
-"""
+"""The schema of a config: frozen dataclasses, and how values are checked against it."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, Strict, ValidationError, create_model
+from pydantic import Field, Strict, ValidationError
 from pydantic.dataclasses import dataclass
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Strings = Annotated[tuple[str, ...], Strict(False)]
-Reasoned = Annotated[str, Field(pattern=r"^\s*[^:]*[^:\s]\s*:\s*\S")]
+from pipeline.config.types import (
+    RULES,
+    ConfigError,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Reasoned,
+    Strings,
+    explain_first,
+)
 
-_RULES = ConfigDict(extra="forbid", strict=True)
-_schema = dataclass(frozen=True, kw_only=True, config=_RULES)
-
-
-class ConfigError(Exception):
-    """The command line or the config is wrong; its text is one line for the user (exit code 2)."""
-
-    def __init__(self, key: str, value: Any, allowed: str) -> None:
-        text = str(value)
-        shown = text if len(text) <= 200 else f"{text[:197]}..."
-        super().__init__(" ".join(f"{key}={shown}: {allowed}".split()))
+_schema = dataclass(frozen=True, kw_only=True, config=RULES)
 
 
 @_schema
@@ -205,14 +190,14 @@ class Config:
     resume: str | None
 
 
-_GROUPS: dict[str, type] = {
+GROUPS: dict[str, type] = {
     name: kind
     for name, kind in get_type_hints(Config).items()
     if hasattr(kind, "__dataclass_fields__")
 }
 
 
-def parse(values: Mapping[str, Any]) -> Config:
+def parse_config(values: Mapping[str, Any]) -> Config:
     """Check a composed config (plain containers) and return it typed.
 
     Raises
@@ -222,12 +207,14 @@ def parse(values: Mapping[str, Any]) -> Config:
     """
     nested = dict(values)
     nested.pop("experiment", None)
-    for group, kind in _GROUPS.items():
+    for group, kind in GROUPS.items():
         given = nested.get(group, "???")
         if not isinstance(given, Mapping):
-            raise ConfigError(group, given, f"must be a group of keys: {', '.join(_keys(kind))}")
+            raise ConfigError(
+                group, given, f"must be a group of keys: {', '.join(list_fields(kind))}"
+            )
         if issubclass(kind, Component):
-            common = {key: value for key, value in given.items() if key in _keys(kind)}
+            common = {key: value for key, value in given.items() if key in list_fields(kind)}
             settings = {key: value for key, value in given.items() if key not in common}
             given = {**common, "settings": settings}
         nested[group] = _checked(kind, given, prefix=(group,))
@@ -235,18 +222,18 @@ def parse(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def keys_of(group: str) -> list[str]:
+def list_keys(group: str) -> list[str]:
     """Return the keys that a group has, whichever its option."""
-    return _keys(_GROUPS[group])
+    return list_fields(GROUPS[group])
 
 
-def accepted_differences(entries: Iterable[str]) -> dict[str, str]:
+def read_accepted(entries: Iterable[str]) -> dict[str, str]:
     """Return `parity.accept` by name: why a difference there is known."""
     parts = (entry.partition(":") for entry in entries)
     return {name.strip(): reason.strip() for name, _, reason in parts}
 
 
-def _keys(kind: type) -> list[str]:
+def list_fields(kind: type) -> list[str]:
     """Return the keys that a group or the whole config has, whichever its option."""
     return sorted({field.name for field in dataclasses.fields(kind)} - {"settings"})
 
@@ -256,65 +243,4 @@ def _checked(kind: type, given: Mapping[str, Any], *, prefix: tuple[str, ...]) -
     try:
         return kind(**{str(key): value for key, value in given.items()})
     except ValidationError as error:
-        raise _first(error, prefix=prefix, allowed=_keys(kind)) from None
-
-
-def choose(key: str, name: str, choices: Mapping[str, Any]) -> Any:
-    """Return the choice of that name, or say which ones there are."""
-    if name not in choices:
-        raise ConfigError(key, name, f"must be one of {', '.join(sorted(choices))}")
-    return choices[name]
-
-
-def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """Return the public functions that a module itself defines: the options it offers."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isfunction(value)
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
-    }
-
-
-def checked_settings(
-    group: str, function: Callable[..., Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Check a component's settings against the annotated keyword-only signature of its function.
-
-    Parameters annotated without a check are those the program itself passes (shapes, arrays, a
-    generator); settings are the keyword-only ones whose annotation is a config type.
-    """
-    hints = inspect.get_annotations(function, eval_str=True)
-    wanted = {
-        name: (hints[name], ...)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and _is_setting(hints.get(name))
-    }
-    schema = create_model("Settings", __config__=_RULES, **wanted)  # type: ignore[call-overload]
-    try:
-        return dict(schema.model_validate(dict(settings)))
-    except ValidationError as error:
-        allowed = sorted({*_keys(_GROUPS[group]), *wanted})
-        raise _first(error, prefix=(group,), allowed=allowed) from None
-
-
-def _is_setting(hint: Any) -> bool:
-    """Whether an annotation is one of this module's checked types, a bool or a choice."""
-    text = repr(hint)
-    return hint is bool or "FieldInfo" in text or "Literal" in text or "Strict" in text
-
-
-def _first(error: ValidationError, *, prefix: tuple[str, ...], allowed: list[str]) -> ConfigError:
-    """Turn the first complaint of a validation into one line."""
-    first = error.errors(include_url=False)[0]
-    path = [*prefix, *map(str, first["loc"])]
-    key = ".".join(path)
-    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
-        return ConfigError(key, first["input"], f"unknown key; allowed here: {', '.join(allowed)}")
-    if first["type"].startswith("missing"):
-        return ConfigError(key, "???", "is missing")
-    message = first["msg"].replace("Input should be", "must be")
-    if key.startswith("parity.accept"):
-        message = "must be 'name: reason', with the name of a rung or quantity"
-    return ConfigError(key, first["input"], message)
+        raise explain_first(error, prefix=prefix, allowed=list_fields(kind)) from None
