@@ -39,7 +39,7 @@ server: $(STAMP) ## A tracking server on loopback, artifacts served (tracking.ur
 	$(BIN)/mlflow server --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts --host 127.0.0.1 --port 5000 --workers 2 $(ARGS)
 
 test: $(STAMP) ## The whole test suite, in JOBS=2 processes
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-long: $(STAMP) ## Three hundred right pairs, and every fault at more rates, precisions and steps (an hour)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long tests/parity $(ARGS)
