@@ -16,6 +16,7 @@ from pipeline.parity.quantity import TEST, VALIDATION, Quantity
 from pipeline.probe.forced import NARROW, WIDE, go_on
 from pipeline.probe.side import Side
 
+_MOST_ROUNDINGS = 64.0  # a sixty-fourth of what TF32 makes of a number
 ROUNDING = {NARROW: 2.0**-23, WIDE: 2.0**-52}
 """The distance from 1 to the next number: a number is moved to a neighbour, or stays."""
 
@@ -48,7 +49,8 @@ def give_opinions(
     by those of float32. It excuses a suspect in two ways.
 
     - *A kink*: some draw of each side agrees with the other side as it is (of `precision`, some
-      draw of the coarse side with its own float32 step) within the bound. Moving as far is not
+      draw of the coarse side with its own float32 step; there also of as many draws by ``√n``
+      roundings, which is what a sum of n terms is off) within the bound. Moving as far is not
       enough: an unrelated fault would hide behind any kink. Nor is one side: a fault may act on an
       exact number, and be off in every draw.
     - *Ill-conditioned*: with ``U``, the lower quartile of how far the draws move the quantity, of
@@ -210,8 +212,19 @@ def _draw(
             nearest[side] = min(nearest[side], float(np.nan_to_num(times, nan=np.inf).max()))
             moves[side].append(np.nan_to_num(moved, nan=0.0, posinf=0.0))
     quartiles = [np.quantile(each, 0.25, axis=0, method="lower") for each in moves.values()]
-    reached = nearest[suspect.side] if suspect.test == "precision" else max(nearest.values())
-    return reached, np.minimum(*quartiles)
+    if suspect.test == "meaning":
+        return max(nearest.values()), np.minimum(*quartiles)
+    side = suspect.side
+    wide = unit * min(_MOST_ROUNDINGS, np.sqrt(evidence.about["terms"]["sample"]))
+    for _ in range(DRAWS):
+        if nearest[side] <= 1:
+            break
+        value = drawing[side].moved(quantity, starts[side], rng, wide)
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = distance.norms((value.astype(np.float64) - goals[side])[None])[0]
+        times = np.where(gap == 0, 0.0, gap / bound)
+        nearest[side] = min(nearest[side], float(np.nan_to_num(times, nan=np.inf).max()))
+    return nearest[side], np.minimum(*quartiles)
 
 
 def draw_factors(values: np.ndarray, *, rng: np.random.Generator, unit: float) -> np.ndarray:
