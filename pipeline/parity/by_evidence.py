@@ -244,7 +244,7 @@ def tell_excused(pair: Compared, excused: Sequence[tuple[Suspect, float, float]]
             f"rounding, step {step}: {suspect.quantity.label} is {ratio:.3g} times its bound "
             f"({suspect.test}), and "
             + (
-                f"at a kink: moved by single roundings it comes as near as {nearest:.2g} of it"
+                f"at a kink: moved by roundings it comes as near as {nearest:.2g} of it"
                 if nearest <= 1
                 else "ill-conditioned: single roundings of the state move it as far"
             )
