@@ -13,19 +13,20 @@ def name_runs(records: Sequence[RunRecord]) -> list[str]:
     """Return one name a run: its label, where several share it what differs, or else its id."""
     labels = [record.label() for record in records]
     flat = [identity.flatten(record.config) for record in records]
-    found = []
-    for label, own in zip(labels, flat, strict=True):
+    names = []
+    for label, settings in zip(labels, flat, strict=True):
         peers = [other for other, its in zip(flat, labels, strict=True) if its == label]
         keys = {key: None for peer in peers for key in peer if identity.decides_numbers(key)}
         parts = [
-            f"{key.removesuffix('.name')}={own[key]}"
+            f"{key.removesuffix('.name')}={settings[key]}"
             for key in keys
-            if all(key in peer for peer in peers) and any(peer[key] != own[key] for peer in peers)
+            if all(key in peer for peer in peers)
+            and any(peer[key] != settings[key] for peer in peers)
         ]
-        found.append(", ".join([label, *parts]))
-    often = Counter(found)
+        names.append(", ".join([label, *parts]))
+    counts = Counter(names)
     ids = [str(record.about.get("run") or "")[:8] for record in records]
     return [
-        f"{name}, {run}" if often[name] > 1 and run else name
-        for name, run in zip(found, ids, strict=True)
+        f"{name}, {run}" if counts[name] > 1 and run else name
+        for name, run in zip(names, ids, strict=True)
     ]

@@ -74,16 +74,16 @@ def read_line(values: Mapping[str, Any] | None) -> Line | None:
 
 def find_optimum(curves: Sequence[Curve]) -> Line | None:
     """Return the least-squares line; the runs of one picture share their data, and so share it."""
-    found = (read_line(record.about.get("least_squares")) for record, _ in curves)
-    return next((line for line in found if line), None)
+    optima = (read_line(record.about.get("least_squares")) for record, _ in curves)
+    return next((line for line in optima if line), None)
 
 
 def list_lines(curves: Sequence[Curve], dataset: Dataset) -> list[tuple[Line, dict[str, Any]]]:
     """Return the learned lines, with their styles."""
     if not is_planar(dataset):
         return []
-    found = [(read_line(record.named("last")), style) for record, style in curves]
-    return [(line, style) for line, style in found if line]
+    lines = [(read_line(record.named("last")), style) for record, style in curves]
+    return [(line, style) for line, style in lines if line]
 
 
 def select_losses(curves: Sequence[Curve]) -> list[Curve]:

@@ -37,16 +37,16 @@ def list_classified(
     records: Sequence[RunRecord], dataset: Dataset
 ) -> list[tuple[RunRecord, np.ndarray]]:
     """Return the runs whose test logits are finite, with the class that each sample gets."""
-    found = []
+    classified = []
     for record in records if dataset.classes is not None else ():
         logits = record.arrays.get("prediction")
         if logits is None or len(logits) != len(dataset.arrays["y_test"]):
             continue
         if np.isfinite(logits).all():
-            draw_run = logits.shape[1] == 1
-            two = np.hstack([np.zeros_like(logits), logits]) if draw_run else logits
-            found.append((record, two.argmax(axis=1)))
-    return found
+            is_binary = logits.shape[1] == 1
+            columns = np.hstack([np.zeros_like(logits), logits]) if is_binary else logits
+            classified.append((record, columns.argmax(axis=1)))
+    return classified
 
 
 def list_residuals(
@@ -54,7 +54,7 @@ def list_residuals(
 ) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
     """Return each run's kind, predictions and residuals on the test samples, where finite."""
     target = dataset.arrays["y_test"]
-    found = []
+    residuals = []
     for record, style in curves if dataset.classes is None else ():
         prediction = record.arrays.get("prediction")
         if prediction is None or prediction.shape != target.shape:
@@ -62,8 +62,8 @@ def list_residuals(
         prediction = prediction.astype(np.float64)
         residual = (target - prediction).reshape(-1)
         if np.isfinite(residual).all() and residual.size:
-            found.append((find_kind(record), prediction.reshape(-1), residual, style))
-    return found
+            residuals.append((find_kind(record), prediction.reshape(-1), residual, style))
+    return residuals
 
 
 def draw_samples(axes: Axes, dataset: Dataset) -> None:
@@ -105,8 +105,8 @@ def draw_fit(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
 
 
 def draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
-    found = list_residuals(curves, dataset)
-    for kind, prediction, residual, style in found:
+    residuals = list_residuals(curves, dataset)
+    for kind, prediction, residual, style in residuals:
         across = dataset.arrays["x_test"].reshape(-1) if is_planar(dataset) else prediction
         shown = slice(None, None, -(-residual.size // MOST_DOTS))
         axes.scatter(
@@ -131,13 +131,13 @@ def draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> 
 
 
 def draw_histogram(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
-    found = list_residuals(curves, dataset)
-    everything = np.concatenate([residual for _, _, residual, _ in found])
+    residuals = list_residuals(curves, dataset)
+    everything = np.concatenate([residual for _, _, residual, _ in residuals])
     low, high = everything.min(), everything.max()
     # Residuals that hardly differ, as those of a perfect fit, still need bins of some width.
     air = max(100 * np.spacing(max(abs(low), abs(high))), 1e-15)
     edges = np.histogram_bin_edges(everything, bins=30, range=(low - air, high + air))
-    for _, _, residual, style in found:
+    for _, _, residual, style in residuals:
         density, _ = np.histogram(residual, bins=edges, density=True)
         look = {key: style[key] for key in ("color", "linestyle", "linewidth", "zorder")}
         axes.stairs(density, edges, orientation="horizontal", **look)
@@ -149,26 +149,27 @@ def draw_confusions(
     records: Sequence[RunRecord], dataset: Dataset, *, pairs: Sequence[Pair]
 ) -> Figure:
     """Draw a confusion matrix a run, and say on how many samples the runs of each pair differ."""
-    found = list_classified(records, dataset)
-    said = {id(record): classes for record, classes in found}
+    classified = list_classified(records, dataset)
+    classes_of = {id(record): classes for record, classes in classified}
     named = dict(zip(map(id, records), name_runs(records), strict=True))
-    shown = found[:MOST_PANELS]
+    shown = classified[:MOST_PANELS]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     lines = [
         f"{named[id(a)]} and {named[id(b)]} disagree on "
-        f"{np.count_nonzero(said[id(a)] != said[id(b)])} of {len(said[id(a)])} test samples"
+        f"{np.count_nonzero(classes_of[id(a)] != classes_of[id(b)])} of "
+        f"{len(classes_of[id(a)])} test samples"
         for a, b in pairs
-        if id(a) in said and id(b) in said
+        if id(a) in classes_of and id(b) in classes_of
     ]
     if len(lines) > MOST_PANELS:
         lines[MOST_PANELS:] = [f"and {len(lines) - MOST_PANELS} more pairs"]
-    if len(found) > len(shown):
-        lines.append(f"{len(shown)} of {len(found)} runs are drawn")
+    if len(classified) > len(shown):
+        lines.append(f"{len(shown)} of {len(classified)} runs are drawn")
     figure = new_figure(max(4.8, 4.0 * columns), 4.3 * rows + 0.2 * len(lines))
     for i, (record, classes) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
-        draw_confusion(axes, said=classes, dataset=dataset)
+        draw_confusion(axes, predicted=classes, dataset=dataset)
         name, right = named[id(record)], axes.get_title(loc="left")
         between = ": " if len(name + right) < 38 else "\n"
         axes.set_title(f"{textwrap.fill(name, 40)}{between}{right}", fontsize=9, loc="left")
@@ -178,11 +179,11 @@ def draw_confusions(
     return figure
 
 
-def draw_confusion(axes: Axes, *, said: np.ndarray, dataset: Dataset) -> None:
+def draw_confusion(axes: Axes, *, predicted: np.ndarray, dataset: Dataset) -> None:
     """Draw how many test samples of each class get which class; dark: a large part of its row."""
     truth, classes = dataset.arrays["y_test"][:, 0], int(dataset.classes or 0)
     counts = np.zeros((classes, classes), dtype=int)
-    np.add.at(counts, (truth, said), 1)
+    np.add.at(counts, (truth, predicted), 1)
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1.25)
     for row, column in zip(*np.nonzero(counts), strict=True) if classes <= MOST_CLASSES else ():

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
-    kept = select_losses(curves)
-    kinds = list(dict.fromkeys(record.config["loss"]["name"] for record, _ in kept))
+    drawn_curves = select_losses(curves)
+    kinds = list(dict.fromkeys(record.config["loss"]["name"] for record, _ in drawn_curves))
     ends = []
-    windows = {mean_window(record, dataset) for record, _ in kept} - {1}
-    lasting = [record.arrays["loss"] for record, _ in kept if is_finite(record)]
-    for record, style in kept:
+    windows = {mean_window(record, dataset) for record, _ in drawn_curves} - {1}
+    lasting = [record.arrays["loss"] for record, _ in drawn_curves if is_finite(record)]
+    for record, style in drawn_curves:
         loss = record.arrays["loss"].astype(np.float64).reshape(-1)
         usable = np.isfinite(loss) & (loss > 0)
         steps = np.arange(1, len(loss) + 1)
@@ -55,14 +55,14 @@ def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
         if not is_finite(record) and usable.any():
             last = int(np.flatnonzero(usable)[-1])
             ends.append((steps[last], loss[last], style["color"]))
-    if any(record.named("val") for record, _ in kept):
+    if any(record.named("val") for record, _ in drawn_curves):
         axes.plot([], [], **make_dotted({"color": GREY, "linewidth": 2.0, "zorder": 1}),
                   label="dotted: validation samples")  # fmt: skip
     if windows:
         label = f"faint: each step; lines: mean of {' or '.join(map(str, sorted(windows)))} steps"
         axes.plot([], [], color=GREY, linewidth=0.5, label=label)
     axes.set_yscale("log", nonpositive="mask")
-    _mark_irreducible(axes, kept, kinds)
+    _mark_irreducible(axes, drawn_curves, kinds)
     if ends and lasting:
         # One run that flew away must not squeeze the others into a line.
         least = min(float(loss[loss > 0].min(initial=np.inf)) for loss in lasting)

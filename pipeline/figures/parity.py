@@ -83,15 +83,15 @@ def measure_apart(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
     Of runs of different length the steps that both made; nothing if they cannot be compared.
     """
     left, right = a.named("param"), b.named("param")
-    found = {}
+    apart = {}
     for name in left:
         if name not in right or not left[name].size or not right[name].size:
             continue
         rows = min(len(left[name]), len(right[name]))
         one, other = left[name][:rows], right[name][:rows]
         if (one.shape, one.dtype) == (other.shape, other.dtype):
-            found[name] = distance.rows(one, other).ulp  # a piece at a time; long runs are large
-    return found
+            apart[name] = distance.rows(one, other).ulp  # a piece at a time; long runs are large
+    return apart
 
 
 def count_ulps(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
@@ -107,16 +107,16 @@ def count_ulps(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
         return {}
     width = sum(left[name][0].size for name in shared)
     every = -(-width // MOST_SAMPLED)
-    kept = max(1, min(steps - 1, MOST_SAMPLED * every // width))
-    rows = np.unique(np.linspace(1, steps - 1, kept).round().astype(int))
-    found = []
+    count = max(1, min(steps - 1, MOST_SAMPLED * every // width))
+    rows = np.unique(np.linspace(1, steps - 1, count).round().astype(int))
+    columns = []
     for name in shared:
         try:
             apart = distance.ulps(left[name][rows], right[name][rows])
         except ValueError:
             return {}
-        found.append(apart.reshape(len(rows), -1)[:, ::every])
-    whole = np.concatenate(found, axis=1)
+        columns.append(apart.reshape(len(rows), -1)[:, ::every])
+    whole = np.concatenate(columns, axis=1)
     part = "" if whole.size == width * (steps - 1) else f", {whole.size} of {width * (steps - 1)}"
     ends = {f"step {rows[0]}": whole[0], f"step {rows[-1]}": whole[-1]}
     few = whole.shape[1] < FEW_NUMBERS or len(rows) == 1
@@ -132,9 +132,9 @@ def draw_all_ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pai
     figure = new_figure(width, height)
     runs = list({id(run): run for pair, _ in measured for run in pair}.values())
     named = dict(zip(map(id, runs), name_runs(runs), strict=True))
-    for i, ((a, b), found) in enumerate(shown):
+    for i, ((a, b), apart) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
-        _draw_ulps(axes, found, width=width / columns, height=height / rows)
+        _draw_ulps(axes, apart, width=width / columns, height=height / rows)
         title = textwrap.fill(f"{b.label()} against {named[id(a)]}", 58)
         axes.set_title(title, fontsize=9, loc="left")
         axes.set_xlabel("learning step" if i + columns >= len(shown) else "")
@@ -147,31 +147,33 @@ def draw_all_ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pai
     return figure
 
 
-def _draw_ulps(axes: Axes, found: Mapping[str, np.ndarray], *, width: float, height: float) -> None:
+def _draw_ulps(axes: Axes, apart: Mapping[str, np.ndarray], *, width: float, height: float) -> None:
     """Draw how far each parameter is apart; `width` and `height` are the panel's, in inches."""
-    order = sorted(found, key=lambda name: -found[name].max())
-    kept = [name for name in found if name in order[: len(PARAMETER_COLOURS)]]
+    order = sorted(apart, key=lambda name: -apart[name].max())
+    shown = [name for name in apart if name in order[: len(PARAMETER_COLOURS)]]
     highest = 1.0
-    for i, name in enumerate(kept):
-        finite = np.isfinite(found[name])
-        steps = np.arange(len(found[name]))
-        highest = max(highest, found[name][finite].max(initial=0.0))
-        most = found[name].max()
+    for i, name in enumerate(shown):
+        finite = np.isfinite(apart[name])
+        steps = np.arange(len(apart[name]))
+        highest = max(highest, apart[name][finite].max(initial=0.0))
+        most = apart[name].max()
         largest = f"at most {most:{'.6g' if most < 1e6 else '.3g'}}" if most else "always 0"
         axes.plot(
-            steps[finite], found[name][finite], color=PARAMETER_COLOURS[i], linewidth=1.3,
+            steps[finite], apart[name][finite], color=PARAMETER_COLOURS[i], linewidth=1.3,
             linestyle=PARAMETER_STYLES[i % 3], label=f"{name}: {largest}", zorder=3 + i,
         )  # fmt: skip
     title = (
-        f"{len(kept)} of {len(found)} parameters, the farthest" if len(kept) < len(found) else None
+        f"{len(shown)} of {len(apart)} parameters, the farthest"
+        if len(shown) < len(apart)
+        else None
     )
     labels = axes.get_legend_handles_labels()[1]
-    columns = 2 if len(kept) > 3 and 2 * (0.065 * max(map(len, labels)) + 0.5) < width else 1
+    columns = 2 if len(shown) > 3 and 2 * (0.065 * max(map(len, labels)) + 0.5) < width else 1
     # Linear up to 1, so that 0 (the same bits) has its place; logarithmic above, up to a margin
     # that the legend fits into.
     scale = max(0.4, 0.08 * np.log10(highest))
     decades = scale + np.log10(highest)
-    legend = 0.165 * (-(-len(kept) // columns) + bool(title) + 1) / (height - 0.8)
+    legend = 0.165 * (-(-len(shown) // columns) + bool(title) + 1) / (height - 0.8)
     margin = decades * legend / (1 - min(legend, 0.6))
     axes.set_yscale("symlog", linthresh=1, linscale=scale * 0.9)
     axes.set_ylim(-0.12 * max(1.0, decades), highest * 10**margin)
@@ -194,17 +196,17 @@ def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
         name: ladder.distances[name][1:] for name in DISTANCE_STYLES if name in ladder.distances
     }
     for order, (name, values) in enumerate(curves.items()):
-        look, kept = dict(DISTANCE_STYLES[name]), np.isfinite(values)
+        look, finite = dict(DISTANCE_STYLES[name]), np.isfinite(values)
         if not values.any():
             look["label"] += ": always the same bits"
-        elif not kept.all():
-            look["label"] += f": not finite from step {int(np.argmin(kept)) + 1} on"
+        elif not finite.all():
+            look["label"] += f": not finite from step {int(np.argmin(finite)) + 1} on"
         steps = np.arange(1, len(values) + 1)
-        axes.plot(steps[kept], values[kept], **look, zorder=3 + order)
-    found = ladder.finding
-    if found is not None and found.step is not None:
-        label = f"first finding ({found.kind}): {found.rung}, step {found.step}"
-        axes.axvline(found.step, color="#a50f15", linewidth=1.2, dashes=(1, 1.5), label=label)
+        axes.plot(steps[finite], values[finite], **look, zorder=3 + order)
+    finding = ladder.finding
+    if finding is not None and finding.step is not None:
+        label = f"first finding ({finding.kind}): {finding.rung}, step {finding.step}"
+        axes.axvline(finding.step, color="#a50f15", linewidth=1.2, dashes=(1, 1.5), label=label)
     _from_zero(axes, list(curves.values()), zero="same bits")
     axes.locator_params(axis="x", integer=True)
     label_axes(axes, xlabel="learning step", ylabel="distance / norm of all parameters")
@@ -215,10 +217,10 @@ def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
 def _draw_reference(axes: Axes, *, pair: Pair, ladder: Ladder, title: str) -> None:
     styles = {side: style for side, (_, style) in zip("ab", style_curves(pair), strict=True)}
     for side, values in ladder.errors.items():
-        kept = np.isfinite(values)
+        finite = np.isfinite(values)
         last = f": {values[-1]:.3g} at the end, at most {values.max():.3g}"
         look = styles[side] | {"label": styles[side]["label"] + last}
-        axes.plot(np.flatnonzero(kept), values[kept], **look)
+        axes.plot(np.flatnonzero(finite), values[finite], **look)
     _from_zero(axes, list(ladder.errors.values()), zero="0")
     axes.locator_params(axis="x", integer=True)
     ylabel = "error (ulps of the norm of all parameters)"
@@ -251,20 +253,22 @@ def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     order = _tensors(ladder)
-    own = {rung.tensor for rung in ladder.rungs}  # each rung has the cell that it is judged by
-    shown = set(sorted(order, key=lambda tensor: tensor not in own)[:most])
-    kept = {tensor: row for row, tensor in enumerate(t for t in order if t in shown)}
+    judged_by = {
+        rung.tensor for rung in ladder.rungs
+    }  # each rung has the cell that it is judged by
+    shown = set(sorted(order, key=lambda tensor: tensor not in judged_by)[:most])
+    row_of = {tensor: row for row, tensor in enumerate(t for t in order if t in shown)}
     cells = {
-        (kept[tensor], column): float(over)
+        (row_of[tensor], column): float(over)
         for column, rung in enumerate(ladder.rungs)
         for tensor, over in rung.tensors.items()
-        if tensor in kept
+        if tensor in row_of
     }
     # Two hues that no eye confuses, and a step between them where the bound is.
     parts = [(0.0, "#f0f5fa"), (0.5, "#5b9bd0"), (0.5, "#fdae61"), (1.0, "#7f2704")]
     colours = LinearSegmentedColormap.from_list("over", parts)
     norm = LogNorm(LEAST_OVER, MOST_OVER, clip=True)
-    grid = np.full((len(kept), len(ladder.rungs)), np.nan)
+    grid = np.full((len(row_of), len(ladder.rungs)), np.nan)
     for (row, column), over in cells.items():
         if np.isnan(over):
             axes.fill_between(
@@ -286,9 +290,11 @@ def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
     drawn = axes.imshow(np.ma.masked_invalid(grid), cmap=colours, norm=norm, aspect="auto")
     labels = [f"{rung.name}\n{rung.verdict}" for rung in ladder.rungs]
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(range(len(kept)), [re.sub(r"(.{15}).{3,}(.{9})", r"\1…\2", t) for t in kept])
+    axes.set_yticks(
+        range(len(row_of)), [re.sub(r"(.{15}).{3,}(.{9})", r"\1…\2", t) for t in row_of]
+    )
     axes.tick_params(length=0, labelsize=7.5, labelbottom=False, labeltop=True)
-    for edge in np.arange(len(kept) + 1) - 0.5:
+    for edge in np.arange(len(row_of) + 1) - 0.5:
         axes.axhline(edge, color="white", linewidth=1.5, zorder=3)
     for edge in np.arange(len(labels) + 1) - 0.5:
         axes.axvline(edge, color="white", linewidth=1.5, zorder=3)
@@ -299,8 +305,8 @@ def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
         bar.set_label("largest distance / bound (1: at the bound)", fontsize=8)
         bar.ax.tick_params(labelsize=7.5)
         bar.ax.axhline(1, color=BLACK, linewidth=1.5)
-    rest = len(order) - len(kept)
-    more = f"\n{len(kept)} of {len(order)} tensors, the farthest first" if rest else ""
+    rest = len(order) - len(row_of)
+    more = f"\n{len(row_of)} of {len(order)} tensors, the farthest first" if rest else ""
     axes.set_title(f"{shorten_title(title)}{more}", fontsize=9, loc="left")
 
 

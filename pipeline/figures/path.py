@@ -26,17 +26,17 @@ def list_paths(
     curves: Sequence[Curve], dataset: Dataset
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """Return each run's path of ``(w, b)``, shape ``(rows, 2)``, up to its last finite row."""
-    found = []
+    paths = []
     for record, style in curves if is_planar(dataset) else ():
         path = record.named("param")
         if set(path) != {"w", "b"} or any(len(rows) != rows.size for rows in path.values()):
             continue
         rows = np.column_stack([path[n].reshape(-1).astype(np.float64) for n in ("w", "b")])
         finite = np.isfinite(rows).all(axis=1)
-        kept = rows[: len(rows) if finite.all() else int(np.argmin(finite))]
-        if len(kept):
-            found.append((kept, style))
-    return found
+        finite_rows = rows[: len(rows) if finite.all() else int(np.argmin(finite))]
+        if len(finite_rows):
+            paths.append((finite_rows, style))
+    return paths
 
 
 def draw_path(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:

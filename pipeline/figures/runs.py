@@ -71,8 +71,8 @@ def draw_overview(record: RunRecord, dataset: Dataset) -> Figure:
         drawings.append(partial(draw_fit, curves=curves, dataset=dataset))
     elif list_residuals(curves, dataset):
         drawings.append(partial(draw_residuals, curves=curves, dataset=dataset))
-    for _, said in list_classified([record], dataset):
-        drawings.append(partial(draw_confusion, said=said, dataset=dataset))
+    for _, classes in list_classified([record], dataset):
+        drawings.append(partial(draw_confusion, predicted=classes, dataset=dataset))
     columns = max(1, len(drawings))
     wide, high = 4.6 * columns, 4.2
     fixed = dataset.classes is None  # their names may be long
@@ -87,7 +87,7 @@ def draw_overview(record: RunRecord, dataset: Dataset) -> Figure:
         draw(figure.add_subplot(1, columns, i + 1))
     if fixed:
         legends = [axes.get_legend() for axes in figure.axes]
-        above = max((found.get_window_extent().height for found in legends if found), default=0)
+        above = max((legend.get_window_extent().height for legend in legends if legend), default=0)
         figure.subplots_adjust(top=1 - (0.4 + above / figure.dpi) / high)
         for axes in figure.axes:
             axes.locator_params(axis="x", nbins=6)

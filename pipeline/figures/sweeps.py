@@ -93,11 +93,11 @@ def _draw_small_multiples(records: Sequence[RunRecord], swept: Sequence[str]) ->
     for axes in figure.axes:
         lines, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, lines, strict=True))
-    left = len(cells) - len(shown)
-    said = f"{len(shown)} of {len(cells)} settings, {left} left out" if left else None
+    missing = len(cells) - len(shown)
+    heading = f"{len(shown)} of {len(cells)} settings, {missing} left out" if missing else None
     figure.legend(
         list(handles.values()), list(handles), loc="outside upper left", ncols=4, fontsize=9,
-        frameon=False, title=said, title_fontsize=9,
+        frameon=False, title=heading, title_fontsize=9,
     )  # fmt: skip
     return figure
 
@@ -112,17 +112,17 @@ def _draw_sensitivity(axes: Axes, *, records: Sequence[RunRecord], key: str, sco
         for i, (v, n) in enumerate(zip(values, numbers, strict=True))
     }
     for label in dict.fromkeys(record.label() for record in records):
-        own = [record for record in records if record.label() == label]
-        style = STYLES.get(find_kind(own[0]), OTHER_STYLE)
+        members = [record for record in records if record.label() == label]
+        style = STYLES.get(find_kind(members[0]), OTHER_STYLE)
         at: dict[float, list[float]] = {}
-        for record in own:
+        for record in members:
             value = str(identity.flatten(record.config).get(key))
             at.setdefault(place[value], []).append(float(record.about["scores"][score]))
         xs = sorted(at)
         across = [x for x in xs for _ in at[x]]
         scores = [y for x in xs for y in at[x]]
         axes.scatter(
-            across, scores, s=DOT_SIZES.get(find_kind(own[0]), OTHER_DOT_SIZE),
+            across, scores, s=DOT_SIZES.get(find_kind(members[0]), OTHER_DOT_SIZE),
             color=style["color"], zorder=style["zorder"], linewidths=0,
         )  # fmt: skip
         means = [float(np.mean(at[x])) for x in xs]
@@ -150,13 +150,13 @@ def _as_number(text: str) -> float | None:
 def _draw_cost(axes: Axes, *, records: Sequence[RunRecord], score: str) -> None:
     """Draw each run's final score over the time that its training took."""
     for label in dict.fromkeys(record.label() for record in records):
-        own = [record for record in records if record.label() == label]
-        style = STYLES.get(find_kind(own[0]), OTHER_STYLE)
+        members = [record for record in records if record.label() == label]
+        style = STYLES.get(find_kind(members[0]), OTHER_STYLE)
         axes.scatter(
-            [record.about["time"].get("train_s", np.nan) for record in own],
-            [record.about["scores"][score] for record in own],
-            s=26, color=style["color"], marker=MARKERS[list(STYLES).index(find_kind(own[0]))]
-            if find_kind(own[0]) in STYLES else "x", alpha=0.85, linewidths=0.8, label=label,
+            [record.about["time"].get("train_s", np.nan) for record in members],
+            [record.about["scores"][score] for record in members],
+            s=26, color=style["color"], marker=MARKERS[list(STYLES).index(find_kind(members[0]))]
+            if find_kind(members[0]) in STYLES else "x", alpha=0.85, linewidths=0.8, label=label,
         )  # fmt: skip
     axes.set_xscale("log")
     label_axes(axes, xlabel="training (s)", ylabel=f"test {SCORE_LABELS.get(score, score)}")

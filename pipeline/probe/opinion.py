@@ -16,7 +16,7 @@ from pipeline.parity.quantity import TEST, VALIDATION, Quantity
 from pipeline.probe.forced import NARROW, WIDE, go_on
 from pipeline.probe.side import Side
 
-_MOST_ROUNDINGS = 64.0  # a sixty-fourth of what TF32 makes of a number
+_MOST_ROUNDINGS = 64.0  # of float32, that a sum may be off; TF32 is off by 4096 of them
 ROUNDING = {NARROW: 2.0**-23, WIDE: 2.0**-52}
 """The distance from 1 to the next number: a number is moved to a neighbour, or stays."""
 
@@ -200,31 +200,32 @@ def _draw(
         unit = ROUNDING[NARROW]
     nearest = dict.fromkeys("ab", np.inf)
     moves: dict[str, list[np.ndarray]] = {"a": [], "b": []}
+
+    def draw(side: str, unit: float) -> np.ndarray:
+        """Make the quantity once more with moved roundings, and note how near it comes."""
+        value = drawing[side].moved(quantity, starts[side], rng, unit).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = distance.norms((value - goals[side])[None])[0]
+        times = np.where(gap == 0, 0.0, gap / bound)
+        nearest[side] = min(nearest[side], float(np.nan_to_num(times, nan=np.inf).max()))
+        return value
+
     rng = seeds.stream(sides["a"].job.settings.seed, f"opinion.{suspect.to_list()}")
     starts = {name: start_of(sides, suspect, name) for name in goals}
     for _ in range(DRAWS):
-        for side, goal in goals.items():
-            value = drawing[side].moved(quantity, starts[side], rng, unit)
+        for side in goals:
             with np.errstate(invalid="ignore", over="ignore"):
-                gap = distance.norms((value.astype(np.float64) - goal)[None])[0]
-                moved = distance.norms((value.astype(np.float64) - vectors[f"{side}64"])[None])[0]
-            times = np.where(gap == 0, 0.0, gap / bound)
-            nearest[side] = min(nearest[side], float(np.nan_to_num(times, nan=np.inf).max()))
+                moved = distance.norms((draw(side, unit) - vectors[f"{side}64"])[None])[0]
             moves[side].append(np.nan_to_num(moved, nan=0.0, posinf=0.0))
     quartiles = [np.quantile(each, 0.25, axis=0, method="lower") for each in moves.values()]
     if suspect.test == "meaning":
         return max(nearest.values()), np.minimum(*quartiles)
-    side = suspect.side
-    wide = unit * min(_MOST_ROUNDINGS, np.sqrt(evidence.about["terms"]["sample"]))
+    roundings = min(_MOST_ROUNDINGS, float(np.sqrt(evidence.about["terms"]["sample"])))
     for _ in range(DRAWS):
-        if nearest[side] <= 1:
+        if nearest[suspect.side] <= 1:
             break
-        value = drawing[side].moved(quantity, starts[side], rng, wide)
-        with np.errstate(invalid="ignore", over="ignore"):
-            gap = distance.norms((value.astype(np.float64) - goals[side])[None])[0]
-        times = np.where(gap == 0, 0.0, gap / bound)
-        nearest[side] = min(nearest[side], float(np.nan_to_num(times, nan=np.inf).max()))
-    return nearest[side], np.minimum(*quartiles)
+        draw(suspect.side, unit * roundings)
+    return nearest[suspect.side], np.minimum(*quartiles)
 
 
 def draw_factors(values: np.ndarray, *, rng: np.random.Generator, unit: float) -> np.ndarray:

@@ -195,15 +195,15 @@ def _what(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
 
 def _versions(records: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return by backend what its runs were made with; several values are joined."""
-    found: dict[str, dict[str, dict[str, None]]] = {}
+    by_backend: dict[str, dict[str, dict[str, None]]] = {}
     for record in records:
-        own = found.setdefault(record.backend, {})
+        versions = by_backend.setdefault(record.backend, {})
         for name, value in record.about.get("versions", {}).items():
-            own.setdefault(name, {})[str(value) or MISSING] = None
+            versions.setdefault(name, {})[str(value) or MISSING] = None
     return [
-        (backend, [(name, ", ".join(values)) for name, values in own.items()])
-        for backend, own in found.items()
-        if own
+        (backend, [(name, ", ".join(values)) for name, values in versions.items()])
+        for backend, versions in by_backend.items()
+        if versions
     ]
 
 
@@ -211,30 +211,30 @@ def _pair(
     a: RunRecord, b: RunRecord, *, records: Sequence[RunRecord], named: Sequence[str]
 ) -> dict[str, Any]:
     """Return a pair's heading, its table, and what the table says in one sentence."""
-    name = {id(record): own for record, own in zip(records, named, strict=True)}
+    name_of = {id(record): name for record, name in zip(records, named, strict=True)}
     gaps: list[distance.Gap] = []
     with contextlib.suppress(ValueError):
         gaps = measure_gaps(a, b)
     header, rows = tabulate_gaps(gaps, a) if gaps else summarise_pair(a, b)
-    said, everything = "", "parameter at every step"
+    sentence, everything = "", "parameter at every step"
     if gaps and not (a.named("param") and b.named("param")):
         everything = "loss and in every parameter at the end"
-        said = (
+        sentence = (
             "No parameters were kept step by step (record.trace=full keeps them): compared are the "
             "loss at each step and the parameters at the end. "
         )
     differing = [gap for gap in gaps if gap.first is not None]
     if gaps and not differing:
-        said += f"Identical bits in every {everything}."
+        sentence += f"Identical bits in every {everything}."
     elif differing:
         farthest = max(differing, key=lambda gap: gap.ulp)
         first = min(gap.first for gap in differing if gap.first is not None)
-        said += (
+        sentence += (
             f"The first bit differs at step {first}; the farthest apart is {farthest.name}, by "
             f"{farthest.ulp:.15g} ulp{'s' * (farthest.ulp != 1)} at step {farthest.step}."
         )
-    heading = [name.get(id(record), record.label()) for record in (a, b)]
-    return {"names": heading, "header": header, "rows": rows, "said": said}
+    heading = [name_of.get(id(record), record.label()) for record in (a, b)]
+    return {"names": heading, "header": header, "rows": rows, "said": sentence}
 
 
 def _verdict(ladder: Ladder) -> dict[str, Any]:

@@ -28,11 +28,11 @@ def tell_leftovers(named: Sequence[str], *, pairs: int) -> str:
 
 def tell_beside(ladder: Ladder) -> list[str]:
     """Say what was measured beside a verdict, a sentence each; notes are not among them."""
-    found = []
+    sentences = []
     if ladder.growth is not None:
-        found.append(f"Distance over the steps: {ladder.growth.text}.")
+        sentences.append(f"Distance over the steps: {ladder.growth.text}.")
     if ladder.verdict == "PASS" and "speed" in ladder.facts:
-        found.append(f"{ladder.facts['speed']}.")
+        sentences.append(f"{ladder.facts['speed']}.")
     labels = {"a": ladder.a, "b": ladder.b}
     ends = {side: (errors.max(), errors[-1]) for side, errors in ladder.errors.items()}
     if ends:
@@ -41,18 +41,18 @@ def tell_beside(ladder: Ladder) -> list[str]:
         for side, (most, last) in ends.items():
             is_at, off, at_last = ("", "", "") if parts else words
             parts.append(f"{labels[side]} {is_at}{most:.3g}{off} ({at_last}{last:.3g})")
-        found.append(f"Against {ladder.reference}: {', '.join(parts)}.{_nearer(labels, ends)}")
+        sentences.append(f"Against {ladder.reference}: {', '.join(parts)}.{_nearer(labels, ends)}")
     prove = ladder.facts.get("prove")
     if prove is not None:
         ratio = prove["ratio"]
         times = "" if ratio is None else f", {ratio:.2g} times as far"
-        found.append(
+        sentences.append(
             f"Both again in float64: at most {prove['float64']:.2g} apart; as they were run "
             f"{prove['native']:.2g}{times} (rounding in float32 alone gives about 5e+08)."
         )
     for side, checked in ladder.facts.get("gradcheck", {}).items():
-        found.append(f"Gradients of {labels[side]}: {_checked(checked)}.")
-    return found
+        sentences.append(f"Gradients of {labels[side]}: {_checked(checked)}.")
+    return sentences
 
 
 def _nearer(labels: Mapping[str, str], ends: Mapping[str, Sequence[float]]) -> str:

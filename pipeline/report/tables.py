@@ -80,9 +80,9 @@ def summarise_runs(records: Sequence[RunRecord]) -> Table:
         [as_number(own.get("log_loss"), ".6g") for own in scores],
         [as_number(time, ".1f") for time in times],
     ]
-    kept = [i for i, column in enumerate(columns) if set(column) != {MISSING}]
-    rows = [list(row) for row in zip(*(columns[i] for i in kept), strict=True)]
-    return [header[i] for i in kept], rows
+    filled = [i for i, column in enumerate(columns) if set(column) != {MISSING}]
+    rows = [list(row) for row in zip(*(columns[i] for i in filled), strict=True)]
+    return [header[i] for i in filled], rows
 
 
 def summarise_pair(a: RunRecord, b: RunRecord) -> Table:
@@ -174,12 +174,12 @@ def read_facts(record: RunRecord) -> Mapping[str, Any]:
 
 def read_scalars(values: Mapping[str, Any] | None) -> dict[str, Any]:
     """Flatten tensors into named scalars: ``w``, or ``w.0``, ``w.1`` where it has several."""
-    found = {}
+    scalars = {}
     for name, value in (values or {}).items():
         flat = np.asarray(value).reshape(-1)
         for i, scalar in enumerate(flat):
-            found[name if flat.size == 1 else f"{name}.{i}"] = scalar
-    return found
+            scalars[name if flat.size == 1 else f"{name}.{i}"] = scalar
+    return scalars
 
 
 def read_parameters(record: RunRecord) -> dict[str, Any]:

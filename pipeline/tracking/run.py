@@ -365,9 +365,9 @@ def add_failed_run(parent: str, *, name: str, tags: Mapping[str, Any]) -> None:
     """Add a child that never ran, so that a sweep's books are complete."""
     client = MlflowClient()
     experiment = ask_patiently(lambda: client.get_run(parent)).info.experiment_id
-    found = ask_patiently(lambda: client.get_experiment(experiment))
+    about = ask_patiently(lambda: client.get_experiment(experiment))
     run = create_run(
-        experiment=found.name,
+        experiment=about.name,
         artifacts="",  # the experiment is there
         name=name,
         tags=tags,

@@ -256,7 +256,7 @@ def _create_sqlite(path: Path) -> bool:
         os.link(draft, path)  # unlike a move, it replaces nothing that somebody else put there
     except FileExistsError:
         return False
-    except PermissionError:  # a file system without links
+    except OSError:  # a file system without links, which say that in several ways
         os.rename(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -22,9 +22,9 @@ _servers: list[str] = []
 
 def environment(**more):
     """This process's environment without its store, and without what MLflow would start besides."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     quiet = {"PYTHONUNBUFFERED": "1", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return {**kept, **quiet, **more}
+    return {**inherited, **quiet, **more}
 
 
 def call(*overrides, cwd, anew=False, **flags):
@@ -95,33 +95,35 @@ class Forked(subprocess.Popen):
         os.close(outs[1]), os.close(errs[1])
         self.stdout = os.fdopen(outs[0], encoding="utf-8", errors="replace")
         self.stderr = os.fdopen(errs[0], encoding="utf-8", errors="replace")
-        self._lines = self._answers.makefile("rb")
-        self.pid = int(self._lines.readline())
+        self.pid = int(self._receive_line())
+
+    def _receive_line(self):
+        """Return the next line of the zygote, and nothing of what comes after it."""
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = self._answers.recv(1)
+            if not byte:
+                return b"-9"  # the zygote is gone, and what it ran with it
+            line += byte
+        return line
+
+    def _ended(self, timeout):
+        """Wait for the exit code; whether it came."""
+        self._answers.settimeout(timeout)
+        try:
+            self.returncode = int(self._receive_line())
+        except (BlockingIOError, TimeoutError):
+            return False
+        return True
 
     def _internal_poll(self, _deadstate=None):
         if self.returncode is None:
-            self._answers.setblocking(False)
-            try:
-                self.wait_answer()
-            except BlockingIOError:
-                pass
-            finally:
-                self._answers.setblocking(True)
+            self._ended(0)
         return self.returncode
 
-    def wait_answer(self):
-        answer = self._answers.recv(16)
-        self.returncode = int(answer) if answer else -9
-
     def _wait(self, timeout=None):
-        if self.returncode is None:
-            self._answers.settimeout(timeout)
-            try:
-                self.wait_answer()
-            except TimeoutError:
-                raise subprocess.TimeoutExpired(self.args, timeout) from None
-            finally:
-                self._answers.settimeout(None)
+        if self.returncode is None and not self._ended(timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
 
     def send_signal(self, number):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipeline.parity.evidence import DRAWS, Evidence, Suspect
 from pipeline.parity.ladder import judge
 from pipeline.parity.quantity import Quantity
+from pipeline.probe import opinion
 from pipeline.probe.forced import leave_range, measure_rows, widen_gradients
 from pipeline.record.record import RunRecord
 from pipeline.report.sentences import tell_beside
@@ -277,3 +280,42 @@ def test_the_size_of_all_gradients_does_not_overflow():
     rows = {"size": np.full((1, 2), 1e200)}
     widen_gradients({Quantity("gradient", "w"): rows, Quantity("gradient", "b"): rows})
     assert (rows["size"] == 1e200).all()
+
+
+class Jumping:
+    """A quantity that jumps where roundings reach 5 of float32's, as a relu beside its kink does."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def moved(self, quantity, start, rng, unit):
+        self.calls += 1
+        reached = rng.integers(-1, 2) * unit >= 5 * opinion.ROUNDING["float32"]
+        return np.array([1.04 if reached else 1.0])
+
+
+@pytest.mark.parametrize(("terms", "reaches"), [(144, True), (16, False)])
+def test_at_a_kink_draws_reach_as_far_as_a_sum_is_off(monkeypatch, terms, reaches):
+    nearest, unavoidable, calls = draw_of(monkeypatch, "precision", side="b", terms=terms)
+    assert (nearest <= 1) == reaches
+    assert calls["a"] == DRAWS < calls["b"] <= 2 * DRAWS
+    assert unavoidable.tolist() == [0, 0]  # by single roundings alone
+
+
+def test_a_difference_of_meaning_is_drawn_by_single_roundings(monkeypatch):
+    _, _, calls = draw_of(monkeypatch, "meaning", side="", terms=10**6)
+    assert calls == {"a": DRAWS, "b": DRAWS}
+
+
+def draw_of(monkeypatch, test, *, side, terms):
+    """The draws of a suspect whose side b jumped in float32: nearest, unavoidable, calls by side."""
+    suspect = Suspect(test, side, "a", Quantity("gradient", "w"), 1)
+    monkeypatch.setattr(opinion, "start_of", lambda *given: None)
+    monkeypatch.setattr(opinion, "_bound", lambda *given: np.array([1e-4, 1e-4]))
+    evidence = Evidence(RunRecord(about={"terms": {"sample": terms}, "opinions": []}))
+    for name, value in (("a32", 1.0), ("a64", 1.0), ("b32", 1.04), ("b64", 1.0)):
+        evidence.arrays[f"vector/{name}/a/1/{suspect.quantity.key}"] = np.array([value])
+    sides = {"a": SimpleNamespace(job=SimpleNamespace(settings=SimpleNamespace(seed=0)))}
+    drawing = {"a": Jumping(), "b": Jumping()}
+    nearest, unavoidable = opinion._draw(sides, evidence, suspect, drawing)
+    return nearest, unavoidable, {name: each.calls for name, each in drawing.items()}
