@@ -20,7 +20,7 @@ parameters) is in each pair's `spec.py`.
 def page() -> str:
     """Return the whole page."""
     parts = [HEAD]
-    for folder in sorted((ROOT / "pipeline" / "models").iterdir()):
+    for folder in sorted((ROOT / "pipeline" / "pairs" / "builtin").iterdir()):
         if not (folder / "spec.py").is_file():
             continue
         spec = ast.parse((folder / "spec.py").read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-TWIN = Path("pipeline/models/mlp/torch.py")
+TWIN = Path("pipeline/pairs/builtin/mlp/torch.py")
 RIGHT = "partial(nn.LayerNorm, eps=norm_epsilon, elementwise_affine=True, bias=True)"
 WRONG = "partial(nn.LayerNorm, elementwise_affine=True, bias=True)"
 RUN = ("-m", "backend=torch,tensorflow", "experiment=digits_mlp", "model.norm=layer",

@@ -6,13 +6,15 @@ Nothing heavy is imported here: ``--help`` and a wrong config answer at once.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString, RangeSweep
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -63,10 +67,17 @@ def main() -> None:
     _catch_signals()
     interrupted, code = False, 0
     try:
+        _check_words(sys.argv[1:])
         _command()
         code = _exit
     except KeyboardInterrupt:
         interrupted, code = True, _stopped()
+    except OSError as error:  # a job's own errors do not get here
+        if isinstance(error, HydraException):
+            code = _code(error)
+        else:
+            reason = f"the folder cannot be made ({error})"
+            code = _code(ConfigError("hydra.run.dir", "", reason))
     except BaseException as error:
         code = _code(error)
     if code == 0 or sweep.is_open():
@@ -80,6 +91,35 @@ def main() -> None:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     sys.exit(code)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what Hydra takes for something else, before it composes anything.
+
+    A group given a number, null or a list; an option outside of its group; a range without an end;
+    ``hydra.launcher=name``, which replaces the launcher's settings by a word.
+    """
+    for flag, choice in itertools.pairwise(words):
+        if flag in ("--cfg", "-c") and choice not in ("job", "hydra", "all"):
+            raise ConfigError("--cfg", choice, "must be job, hydra or all")
+    if {"-m", "--multirun"} & set(words) and {"--run", "-r"} & set(words):
+        raise ConfigError("--run", "", "does not go with --multirun")
+    given = [word for word in words if "=" in word and not word.startswith("-")]
+    for override in OverridesParser.create().parse_overrides(given):
+        key, value = override.key_or_group, override.value()
+        text = str(override.input_line).partition("=")[2]
+        if key in ("hydra.launcher", "hydra.sweeper"):
+            raise ConfigError(key, text, f"is a group; {key.replace('.', '/')}=name chooses one")
+        if key == "hydra.output_subdir" and ("/" in text or ".." in text):
+            raise ConfigError(key, text, "must be the name of a folder, or null")
+        if isinstance(value, RangeSweep) and not all(
+            math.isfinite(number or 0) for number in (value.start, value.stop, value.step)
+        ):
+            raise ConfigError(key, text, "has no end")
+        if (CONF / key).is_dir() and not override.is_sweep_override() and not override.is_delete():
+            options = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+            if not isinstance(value, str | QuotedString) or ".." in str(value):
+                raise ConfigError(key, text, f"must be one of {', '.join(options)}")
 
 
 def _job(cfg: DictConfig) -> Any:

@@ -7,6 +7,12 @@ import numpy as np
 REGRESSION = ("mse", "mae", "r2")
 CLASSES = ("accuracy", "log_loss")
 HIGHER = ("r2", "accuracy")  # better when higher
+OBJECTIVES = (  # what a search may minimise or maximise, by its name in MLflow
+    *(f"{kind}/{score}" for kind in ("eval", "val") for score in (*REGRESSION, *CLASSES)),
+    "train/loss",
+    "time/train_s",
+    "time/step_us",
+)
 
 
 def regression(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:

@@ -19,14 +19,6 @@ from pipeline import losses, metrics, seeds
 from pipeline.config.types import ConfigError
 from pipeline.record.record import RunRecord
 
-_SCORES = dict.fromkeys((*metrics.REGRESSION, *metrics.CLASSES))
-METRICS = (
-    *(f"{kind}/{score}" for kind in ("eval", "val") for score in _SCORES),
-    "train/loss",
-    "time/train_s",
-    "time/step_us",
-)
-
 
 def wanted(config: DictConfig) -> bool:
     """Whether the sweeper of a composed config is Optuna's."""
@@ -46,8 +38,8 @@ def check(config: DictConfig, several: bool, given: Sequence[str]) -> None:
         The overrides; an interval is written as a function.
     """
     metric = OmegaConf.select(config, "sweep.metric")
-    if metric not in METRICS:
-        allowed = f"a search needs a metric, one of {', '.join(METRICS)}"
+    if metric not in metrics.OBJECTIVES:
+        allowed = f"a search needs a metric, one of {', '.join(metrics.OBJECTIVES)}"
         raise ConfigError("sweep.metric", "null" if metric is None else metric, allowed)
     (kind, score), name = metric.split("/"), str(config.loss.name)
     apart = any(t.startswith(("loss=", "experiment=")) and "," in t for t in given)
@@ -108,7 +100,7 @@ def value(record: RunRecord, metric: str) -> float:
     if "loss" in record.arrays:
         numbers["train/loss"] = record.arrays["loss"][-1]
     if metric not in numbers:
-        have = ", ".join(sorted(set(numbers) & set(METRICS)))
+        have = ", ".join(sorted(set(numbers) & set(metrics.OBJECTIVES)))
         raise ConfigError("sweep.metric", metric, f"this run has {have}")
     if not math.isfinite(numbers[metric]):
         raise ConfigError("sweep.metric", metric, f"is {numbers[metric]} in this run")

@@ -115,7 +115,13 @@ def _checked(config: DictConfig) -> tuple[int | None, list[str]]:
         if not values:
             raise ConfigError(line[0], line[2], "has no values")
         choices[key], groups[key] = values, override.key_or_group
-    _settings(config)
+    from pipeline.jobs.check import check_places
+
+    settings = _settings(config)
+    check_places(settings)
+    alone = {"probe", "compare", "sync"} & set(settings.stages)
+    if alone:
+        raise ConfigError("stages", list(settings.stages), f"{', '.join(alone)}: is no sweep")
     if searching:
         search.check(config, any(len(values) > 1 for values in choices.values()), given)
     kinds = [
@@ -144,6 +150,7 @@ def _ready_launcher(config: DictConfig) -> None:
         if launcher.n_jobs == 0:
             allowed = "must be a number of processes, or -1 for one a core"
             raise ConfigError("hydra.launcher.n_jobs", 0, allowed)
+        _check_joblib(launcher)
         path = f"{__name__}.{leave_interrupts_to_main.__name__}"
         quiet = {"_target_": "hydra.utils.get_method", "path": path}
         settings: Any = OmegaConf.to_container(launcher)  # whose own schema has no such key
@@ -151,6 +158,17 @@ def _ready_launcher(config: DictConfig) -> None:
     elif launcher._target_.endswith(".RayLauncher"):
         launcher.ray.remote.setdefault("max_retries", 0)
         _start_ray(config)
+
+
+def _check_joblib(launcher: DictConfig) -> None:
+    """Refuse what joblib itself refuses, before a parent run is opened."""
+    from joblib import Parallel
+
+    settings: Any = OmegaConf.to_container(launcher, resolve=True)
+    try:
+        Parallel(**{key: value for key, value in settings.items() if key != "_target_"})
+    except (ValueError, TypeError) as error:
+        raise ConfigError("hydra.launcher", "joblib", str(error)) from None
 
 
 def leave_interrupts_to_main() -> None:
@@ -246,6 +264,8 @@ def job(name: str) -> Iterator[Job]:
 
     hydra, board = HydraConfig.get(), _opened.get("board")
     folder = Path(hydra.runtime.cwd, hydra.sweep.dir, _RUNNING, _JOBS)
+    with contextlib.suppress(OSError):  # now, since who is killed cannot do it at its end
+        _redact(folder.parents[1] / "multirun.yaml")
     lines = board is not None and not board.on_screen  # of several processes they would mix
     made = live.Job(folder, number=hydra.job.num, name=redact(name), lines=lines)
     look = board.look if board is not None else lambda: None

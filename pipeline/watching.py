@@ -21,7 +21,7 @@ def seen(name: str, x: Any, axes: tuple[int, ...] | None = None) -> Any:
     """Return `x`, an intermediate result; inside `watched` it is noted, inside `moved` replaced.
 
     `axes` is the order in which the neutral array's axes stand in the framework's, as in
-    `pipeline.models.Placed`.
+    `pipeline.pairs.pair.Place`.
     """
     if _movers:
         x = _movers[-1](name, x)

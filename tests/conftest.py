@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 
+from pipeline.pairs.pair import Side
+from pipeline.pairs.registry import find_pair
+
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 from collections.abc import Callable, Mapping
@@ -20,7 +23,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from pipeline import backends, data, models, optimizers, seeds
+from pipeline import backends, data, optimizers, seeds
 from pipeline.data.batches import Batches, Seen
 from pipeline.record.trace import Trace
 
@@ -77,7 +80,7 @@ def model_settings(name: str) -> dict[str, Any]:
 
 def build(
     backend: str,
-    model: str | models.Twin,
+    model: str | Side,
     *,
     values: Mapping[str, np.ndarray] | None,
     inputs: tuple[int, ...] = (1,),
@@ -85,7 +88,7 @@ def build(
     dtype: str = "float64",
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-) -> tuple[Any, Any, models.Twin]:
+) -> tuple[Any, Any, Side]:
     """Configure a backend and build one side of a pair; return backend, model and twin.
 
     `model` is a pair's name, or a twin of the test's own, which then gets `settings` alone.
@@ -93,7 +96,7 @@ def build(
     side = backends.load(backend)
     side.configure(threads=1, deterministic=True, device="cpu", dtype=dtype, seed=seed)
     named = isinstance(model, str)
-    twin = models.twin(model, backend) if named else model
+    twin = find_pair(model).load_side(backend) if named else model
     built = side.build(
         twin,
         values=values,
@@ -119,7 +122,7 @@ def update_of(optimizer: str, given: Mapping[str, Any] | None = None) -> optimiz
 
 def train(
     backend: str,
-    model: str | models.Twin,
+    model: str | Side,
     *,
     x: np.ndarray,
     y: np.ndarray,

@@ -16,9 +16,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from pipeline import models, search
+from pipeline import search
 from pipeline.jobs.check import check_config
 from pipeline.jobs.resolve import resolve
+from pipeline.pairs.registry import find_pair, list_pairs
 from pipeline.record.record import RunRecord
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -323,7 +324,7 @@ def test_ready_sweeps_are_right_in_every_member(name, count):
             p.stem for p in (CONF / "optimizer").glob("*.yaml")
         }
     if name == "parity_matrix":
-        pairs = {m for m in models.names() if {"torch", "tensorflow"} <= set(models.backends_of(m))}
+        pairs = {m for m in list_pairs() if {"torch", "tensorflow"} <= set(find_pair(m).backends)}
         assert {each.model.name for each in settings} == pairs
         for values in composed:
             resolve(values)

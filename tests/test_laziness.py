@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline import backends, models
+from pipeline import backends
+from pipeline.pairs.registry import find_pair, list_pairs
 
 ROOT = Path(pipeline.__file__).parent
 FRAMEWORKS = {"torch": {"torch"}, "tensorflow": {"tensorflow", "keras"}}
@@ -40,7 +41,17 @@ def framework_free() -> list[str]:
     names = []
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[-1] in FRAMEWORKS and parts[0] in {"models", "backends"}:
+        own = (
+            parts[-1] in FRAMEWORKS
+            if parts[0] == "pairs"
+            else parts[0] == "backends"
+            and (
+                len(parts) == 3
+                and parts[1] in FRAMEWORKS
+                and parts[2] not in {"__init__", "traits"}
+            )
+        )
+        if own:
             continue
         names.append(".".join(("pipeline", *parts)).removesuffix(".__init__"))
     return names
@@ -49,9 +60,11 @@ def framework_free() -> list[str]:
 def test_modules_without_a_framework_load_none():
     """The command and the core load nothing heavy; what stands on tracking and plots comes after."""
     names = framework_free()
-    assert {"pipeline.config", "pipeline.backends.base", "pipeline.models.linear.spec"} <= set(
-        names
-    )
+    assert {
+        "pipeline.config",
+        "pipeline.backends.base",
+        "pipeline.pairs.builtin.linear.spec",
+    } <= set(names)
     order = sorted(names, key=lambda name: name.startswith(ABOVE))
     loaded = loaded_after(*order)
     assert list(loaded) == order
@@ -66,8 +79,8 @@ def test_tracking_and_plots_load_what_is_theirs_alone(name):
 
 @pytest.mark.parametrize("backend", backends.names())
 def test_a_backend_and_its_twins_load_no_other_framework(backend):
-    twins = [f"pipeline.models.{m}.{backend}" for m in models.names()
-             if backend in models.backends_of(m)]  # fmt: skip
-    *_, loaded = loaded_after(*twins, f"pipeline.backends.{backend}").values()
+    twins = [f"pipeline.pairs.builtin.{m}.{backend}" for m in list_pairs()
+             if backend in find_pair(m).backends]  # fmt: skip
+    *_, loaded = loaded_after(*twins, f"pipeline.backends.{backend}.backend").values()
     loaded &= {"torch", "tensorflow", "keras"}  # Keras itself loads matplotlib where it is there
     assert loaded == FRAMEWORKS.get(backend, set())

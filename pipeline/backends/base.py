@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.data.batches import AnyBatches, Seen
-from pipeline.models import Twin
 from pipeline.optimizers import Update
+from pipeline.pairs.pair import Side
 from pipeline.record.trace import Trace
 
 Model = Any
@@ -133,7 +133,7 @@ class Backend(Protocol):
 
     def build(
         self,
-        twin: Twin,
+        twin: Side,
         *,
         values: Mapping[str, np.ndarray] | None,
         inputs: tuple[int, ...],
@@ -144,16 +144,16 @@ class Backend(Protocol):
     ) -> Model:
         """Make the model and load neutral first values; None keeps the framework's own draw."""
 
-    def read(self, model: Model, twin: Twin) -> dict[str, np.ndarray]:
+    def read(self, model: Model, twin: Side) -> dict[str, np.ndarray]:
         """Return the parameters by neutral name, in the neutral layout and native precision."""
 
-    def write(self, model: Model, twin: Twin, values: Mapping[str, np.ndarray]) -> None:
+    def write(self, model: Model, twin: Side, values: Mapping[str, np.ndarray]) -> None:
         """Put neutral values into the parameters, in the model's own precision."""
 
     def train(
         self,
         model: Model,
-        twin: Twin,
+        twin: Side,
         *,
         batches: AnyBatches,
         epochs: int,
@@ -178,7 +178,7 @@ class Backend(Protocol):
     def stepper(
         self,
         model: Model,
-        twin: Twin,
+        twin: Side,
         *,
         loop: str,
         loss: str,

@@ -17,6 +17,7 @@ from pipeline.config.types import (
     NonNegative,
     Positive,
     Reasoned,
+    Seconds,
     Strings,
     explain_first,
 )
@@ -73,7 +74,7 @@ class Train:
     monitor: Literal["mse", "mae", "r2", "accuracy", "log_loss"] | None
     weights: Literal["last", "best"]
     log_every: Count
-    checkpoint: NonNegative | None
+    checkpoint: Seconds | None
 
 
 @_schema
@@ -111,14 +112,14 @@ class Tracking:
 
     uri: Annotated[str, Field(min_length=1)]
     artifacts: Annotated[str, Field(min_length=1)]
-    experiment: Annotated[str, Field(min_length=1)]
+    experiment: Annotated[str, Field(min_length=1, max_length=250)]
     model: bool
     max_points: Annotated[int, Field(ge=2)]
     figures: Annotated[tuple[Literal["png", "pdf", "svg"], ...], Strict(False), Field(min_length=1)]
-    flush: Positive
-    heartbeat: Positive
-    stale: Positive
-    wait: NonNegative
+    flush: Annotated[Seconds, Field(gt=0)]
+    heartbeat: Annotated[Seconds, Field(gt=0)]
+    stale: Annotated[Seconds, Field(gt=0)]
+    wait: Seconds
 
 
 @_schema
@@ -135,7 +136,7 @@ class Parity:
     rtol: NonNegative | None
     atol: NonNegative | None
     probe: Literal["auto", "off"]
-    budget: Positive
+    budget: Annotated[Seconds, Field(gt=0)]
     precision: Literal["fail", "note"]
     accept: Annotated[tuple[Reasoned, ...], Strict(False)]
     prove: bool
@@ -159,7 +160,7 @@ class Sweep:
     finished by the same code on the same data are run again.
     """
 
-    title: str | None
+    title: Annotated[str, Field(max_length=250)] | None
     metric: str | None
     rerun: bool
 

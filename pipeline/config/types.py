@@ -21,6 +21,12 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Size = Annotated[int, Field(ge=1, le=10**6)]  # of a layer; more is a slip of the keyboard
+
+
+Seconds = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
+
+
 Natural = Annotated[int, Field(ge=0)]
 
 

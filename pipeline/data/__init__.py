@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.config.signatures import choose_option, list_functions
+from pipeline.config.types import ConfigError
 from pipeline.data import files, real, synthetic
 from pipeline.data.streams import Source
 
@@ -98,9 +99,25 @@ def make(name: str, *, settings: Mapping[str, Any], stream: Callable) -> Dataset
     stream
         Maps the name of a random stream to its generator.
     """
+    check_size(settings)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers too large are refused in one line
         arrays, facts, *source = maker(name)(stream, **settings)
     return Dataset(name=name, arrays=arrays, facts=facts, source=source[0] if source else None)
+
+
+def check_size(settings: Mapping[str, Any]) -> None:
+    """Refuse samples by the numbers asked for that this machine's memory cannot hold.
+
+    ``rows · (features + 1) · 8`` bytes at least, and so much again for the noise.
+    """
+    numbers = {key: settings[key] for key in ("n", "n_val", "n_test") if key in settings}
+    rows = sum(number for number in numbers.values() if isinstance(number, int))
+    needed = 2 * rows * (int(settings.get("d", 1)) + 1) * 8
+    if needed > storage.count_memory():
+        key = max(numbers, key=numbers.__getitem__)
+        raise ConfigError(
+            f"data.{key}", numbers[key], f"samples of {needed:.3g} bytes do not fit into memory"
+        )
 
 
 def save(dataset: Dataset, folder: Path) -> Path:

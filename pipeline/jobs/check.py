@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import backends, data, losses, metrics, models, optimizers, schedules
+from pipeline import backends, data, losses, metrics, optimizers, schedules, storage
 from pipeline.backends.base import Masks
 from pipeline.config.schema import Config, parse_config
 from pipeline.config.signatures import check_settings, choose_option, list_functions
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
+from pipeline.pairs.registry import find_pair
+from pipeline.redact import redact
 
 
 def check_config(values: Mapping[str, Any]) -> Config:
@@ -22,16 +27,36 @@ def check_config(values: Mapping[str, Any]) -> Config:
     Loads no framework and makes no data. Raises `ConfigError` for the first thing that is wrong.
     """
     settings = parse_config(values)
+    check_places(settings)
     for group, module in (("loss", losses), ("optimizer", optimizers), ("schedule", schedules)):
         part = getattr(settings, group)
         function = choose_option(f"{group}.name", part.name, list_functions(module))
         check_settings(group, function, part.settings)
     check_settings("data", data.maker(settings.data.name), settings.data.settings)
-    check_settings("model", models.spec(settings.model.name).first_values, settings.model.settings)
+    check_settings(
+        "model", find_pair(settings.model.name).spec.first_values, settings.model.settings
+    )
     _check_backend(settings)
     _check_loop(settings)
     _check_stages(settings)
     return settings
+
+
+def check_places(settings: Config) -> None:
+    """Refuse an objective or a place for artifacts that no run can have."""
+    metric, artifacts = settings.sweep.metric, settings.tracking.artifacts
+    if metric is not None and metric not in metrics.OBJECTIVES:
+        raise ConfigError("sweep.metric", metric, f"must be one of {', '.join(metrics.OBJECTIVES)}")
+    if re.match(r"[A-Za-z][\w+.-]*:/", artifacts):
+        raise ConfigError(
+            "tracking.artifacts", redact(artifacts),
+            "must be a folder; remote places are a server's, which tracking.uri names",
+        )  # fmt: skip
+    folder = Path(artifacts).absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if there.is_dir() else "is no folder"
+        raise ConfigError("tracking.artifacts", artifacts, f"{there} {reason}")
 
 
 def _check_backend(settings: Config) -> None:
@@ -51,10 +76,10 @@ def _check_backend(settings: Config) -> None:
     ):
         if value not in there:
             raise ConfigError(key, value, f"backend={name} has {' and '.join(there)}")
-    if name not in models.backends_of(settings.model.name):
-        have = ", ".join(models.backends_of(settings.model.name))
+    if name not in find_pair(settings.model.name).backends:
+        have = ", ".join(find_pair(settings.model.name).backends)
         raise ConfigError("backend.name", name, f"model={settings.model.name} has twins for {have}")
-    able = getattr(models.spec(settings.model.name), "EXECUTION", traits["EXECUTIONS"])
+    able = getattr(find_pair(settings.model.name).spec, "EXECUTION", traits["EXECUTIONS"])
     if settings.backend.execution not in able:
         raise ConfigError(
             "backend.execution", settings.backend.execution,
@@ -66,7 +91,7 @@ def _check_backend(settings: Config) -> None:
         raise ConfigError("backend.xla", "true", "needs backend.execution=compiled")
     if settings.backend.xla and settings.train.loop == "fit" and settings.backend.deterministic:
         raise ConfigError("backend.xla", "true", "Keras fit leaves XLA out when deterministic=true")
-    refused = getattr(models.spec(settings.model.name), "NO_DETERMINISTIC_XLA", {})
+    refused = getattr(find_pair(settings.model.name).spec, "NO_DETERMINISTIC_XLA", {})
     for key, value in refused.items() if settings.backend.xla else ():
         if settings.backend.deterministic and settings.model.settings[key] == value:
             raise ConfigError(
@@ -178,6 +203,9 @@ def _check_scores(settings: Config, dataset: Dataset) -> None:
         )  # fmt: skip
 
 
+_BYTES_A_STEP = 64  # rate, loss and norm of a step, each as a number of Python and in an array
+
+
 def _check_updates(settings: Config, *, rows: int) -> None:
     """Refuse updates that an epoch has no batches for, and rates or batches they cannot have."""
     size, accumulate = settings.train.batch or rows, settings.optimizer.accumulate
@@ -186,8 +214,14 @@ def _check_updates(settings: Config, *, rows: int) -> None:
             "optimizer.accumulate", accumulate,
             f"an epoch has {batches} batch{'es' if batches > 1 else ''}, and no update spans two",
         )  # fmt: skip
-    _check_rates(settings, updates=settings.train.epochs * -(-rows // (size * accumulate)))
-    spec = models.spec(settings.model.name)
+    updates = settings.train.epochs * -(-rows // (size * accumulate))
+    if updates * _BYTES_A_STEP > storage.count_memory():
+        raise ConfigError(
+            "train.epochs", settings.train.epochs,
+            f"the curves of {updates:.3g} updates do not fit into memory",
+        )  # fmt: skip
+    _check_rates(settings, updates=updates)
+    spec = find_pair(settings.model.name).spec
     for key, value in getattr(spec, "NOT_ALONE", {}).items():
         if settings.model.settings[key] == value and (rows % size or size) == 1:
             raise ConfigError(

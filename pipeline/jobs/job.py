@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import backends, models, seeds
+from pipeline import backends, seeds
 from pipeline.backends.base import Backend, Masks, Model
 from pipeline.config.schema import Config
 from pipeline.data import Dataset
 from pipeline.data.batches import Batches, StreamedBatches
 from pipeline.identity import Identity
-from pipeline.models import Twin
 from pipeline.optimizers import Update
+from pipeline.pairs.pair import Side
+from pipeline.pairs.registry import find_pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +60,10 @@ class Job:
     identity: Identity
     environment: Mapping[str, str]
 
-    def twin(self) -> Twin:
+    def twin(self) -> Side:
         """Load this job's side of the pair; this imports its framework."""
         backends.load(self.settings.backend.name)  # quiets its framework, so before the twin
-        return models.twin(self.settings.model.name, self.settings.backend.name)
+        return find_pair(self.settings.model.name).load_side(self.settings.backend.name)
 
     def configure(self, backend: Backend, *, dtype: str | None = None) -> str:
         """Set everything global in a framework, and return the device; `dtype` None: the run's."""
@@ -82,7 +83,7 @@ class Job:
         values: Mapping[str, np.ndarray] | None,
         device: str,
         dtype: str | None = None,
-        twin: Twin | None = None,
+        twin: Side | None = None,
     ) -> Model:
         """Make the model with some weights; None keeps the framework's own draw.
 
@@ -136,7 +137,7 @@ def choose_trace(job: Job) -> tuple[bool, dict[str, Any]]:
 
 def solve_least_squares(job: Job) -> dict[str, Any] | None:
     """Return the least-squares solution where the model has one and the data are in memory."""
-    solve = getattr(models.spec(job.settings.model.name), "least_squares", None)
+    solve = getattr(find_pair(job.settings.model.name).spec, "least_squares", None)
     dataset = job.dataset
     if solve is None or dataset.classes is not None or "x_train" not in dataset.arrays:
         return None

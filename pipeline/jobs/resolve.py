@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import backends, data, losses, models, schedules, seeds
+from pipeline import backends, data, losses, schedules, seeds
 from pipeline.backends.base import Masks
 from pipeline.config.schema import Config, list_keys
+from pipeline.config.types import ConfigError
 from pipeline.data import Dataset, batches
 from pipeline.data.batches import Batches, StreamedBatches
 from pipeline.identity import identify
 from pipeline.jobs.check import check_config, check_dropout, check_samples, count_outputs
 from pipeline.jobs.job import Job
 from pipeline.optimizers import Update
+from pipeline.pairs.registry import find_pair
 
 
 def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job:
@@ -38,12 +40,7 @@ def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job
     dataset = make_dataset(settings) if dataset is None else dataset
     check_samples(settings, dataset)
     outputs = count_outputs(settings, dataset)
-    first = models.spec(settings.model.name).first_values(
-        seeds.stream(settings.seed, "init"),
-        inputs=dataset.inputs,
-        outputs=outputs,
-        **settings.model.settings,
-    )
+    first = draw_first_values(settings, inputs=dataset.inputs, outputs=outputs)
     masks = make_masks(settings, inputs=dataset.inputs, outputs=outputs)
     check_dropout(settings, masks)
     samples = make_batches(settings, dataset)
@@ -74,6 +71,27 @@ def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job
         identity=identify(values, data_digest=dataset.digest, environment=environment),
         environment=environment,
     )
+
+
+def draw_first_values(
+    settings: Config, *, inputs: tuple[int, ...], outputs: int
+) -> Mapping[str, np.ndarray]:
+    """Draw the shared first weights of a config, by neutral name, in float64."""
+    try:
+        values: Mapping[str, np.ndarray] = find_pair(settings.model.name).spec.first_values(
+            seeds.stream(settings.seed, "init"),
+            inputs=inputs,
+            outputs=outputs,
+            **settings.model.settings,
+        )
+    except (MemoryError, ValueError) as error:
+        if isinstance(error, ValueError) and "too big" not in str(error):
+            raise
+        sizes = ", ".join(f"{key}={value}" for key, value in settings.model.settings.items())
+        raise ConfigError(
+            "model.name", settings.model.name, f"weights do not fit into memory with {sizes}"
+        ) from None
+    return values
 
 
 def make_dataset(settings: Config) -> Dataset:
@@ -114,7 +132,7 @@ def make_masks(settings: Config, *, inputs: tuple[int, ...], outputs: int) -> Ma
 
     Update k has a stream of its own, so that no other update's draws matter to it.
     """
-    draw = getattr(models.spec(settings.model.name), "masks", None)
+    draw = getattr(find_pair(settings.model.name).spec, "masks", None)
     if draw is None:
         return None
     draw = partial(draw, inputs=inputs, outputs=outputs, **settings.model.settings)

@@ -11,7 +11,7 @@ from pipeline.backends.base import Arrays, Start, Stepper
 from pipeline.parity import distance
 from pipeline.parity.evidence import Evidence
 from pipeline.parity.quantity import Quantity, outcome_quantity
-from pipeline.probe.side import Side
+from pipeline.probe.side import ProbedSide
 from pipeline.record.record import RunRecord
 
 NARROW, WIDE = "float32", "float64"
@@ -20,7 +20,7 @@ Outcomes = Mapping[tuple[str, str], Arrays]
 _BYTES = 1 << 27  # of the four outcomes of some steps that are held together
 
 
-def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> int:
+def measure_steps(sides: Mapping[str, ProbedSide], evidence: Evidence, *, steps: int) -> int:
     """Measure every update from a's states and from b's; return those before both left the range.
 
     Each phase is forced: an update gets the recorded gradient of the run whose state it starts
@@ -58,7 +58,7 @@ def measure_steps(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) 
 _FREE = 4  # places at which two updates in a row are made without anything given
 
 
-def measure_free(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -> None:
+def measure_free(sides: Mapping[str, ProbedSide], evidence: Evidence, *, steps: int) -> None:
     """Measure two updates in a row from one state, each with its own gradient, at a few places."""
     places = sorted({int(k) for k in np.linspace(1, steps - 1, _FREE)}) if steps > 1 else []
     evidence.about["free"] = places
@@ -81,14 +81,16 @@ def measure_free(sides: Mapping[str, Side], evidence: Evidence, *, steps: int) -
             evidence.put(Quantity("free", name), source, norms)
 
 
-def two_updates(side: Side, stepper: Stepper, k: int, *, state: Side, dtype: str) -> Arrays:
+def two_updates(
+    side: ProbedSide, stepper: Stepper, k: int, *, state: ProbedSide, dtype: str
+) -> Arrays:
     """Return what updates k and k + 1 leave, from a side's state before k, with nothing given."""
     side.configure(dtype)
     start = side.start(k, state=state)._replace(gradients=None)
     return go_on(side, stepper, start)
 
 
-def go_on(side: Side, stepper: Stepper, start: Start) -> Arrays:
+def go_on(side: ProbedSide, stepper: Stepper, start: Start) -> Arrays:
     """Return what an update and the next one leave."""
     once = stepper(start)
     parts = side.parts(start.k + 1)
@@ -108,14 +110,14 @@ def go_on(side: Side, stepper: Stepper, start: Start) -> Arrays:
     )
 
 
-def _make_steppers(sides: Mapping[str, Side]) -> dict[tuple[str, str], Stepper]:
+def _make_steppers(sides: Mapping[str, ProbedSide]) -> dict[tuple[str, str], Stepper]:
     return {
         (name, dtype): side.stepper(dtype)
         for name, side in sides.items() for dtype in (NARROW, WIDE)
     }  # fmt: skip
 
 
-def _chunks(side: Side, steps: int) -> Iterator[range]:
+def _chunks(side: ProbedSide, steps: int) -> Iterator[range]:
     size = sum(values.size for values in side.first.values())
     rows = max(1, min(256, _BYTES // (48 * size * (2 + len(side.job.update.slots)))))
     for first in range(1, steps + 1, rows):
@@ -134,7 +136,7 @@ def _is_same_state(one: Start, other: Start) -> bool:
 
 
 def _run_all(
-    sides: Mapping[str, Side],
+    sides: Mapping[str, ProbedSide],
     steppers: Mapping[tuple[str, str], Stepper],
     starts: Mapping[str, list[Start]],
     rows: Sequence[int],
@@ -148,7 +150,7 @@ def _run_all(
     }
 
 
-def _run(side: Side, dtype: str, stepper: Stepper, starts: Sequence[Start]) -> Arrays:
+def _run(side: ProbedSide, dtype: str, stepper: Stepper, starts: Sequence[Start]) -> Arrays:
     side.configure(dtype)
     gc.freeze()  # what is kept makes the collector run; it need not look at the whole framework
     try:
@@ -179,7 +181,7 @@ def _merge(
 
 
 def _measure(
-    sides: Mapping[str, Side],
+    sides: Mapping[str, ProbedSide],
     evidence: Evidence,
     source: str,
     chunk: range,
@@ -364,7 +366,7 @@ def put_replay(
     evidence.arrays[key] = rows if before is None else np.concatenate([before, rows])
 
 
-def measure_forward(sides: Mapping[str, Side], evidence: Evidence) -> None:
+def measure_forward(sides: Mapping[str, ProbedSide], evidence: Evidence) -> None:
     """Measure the activations of the first batch at a's start, then at b's."""
     for source in "ab":
         values = sides[source].first

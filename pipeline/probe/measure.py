@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.types import ConfigError
-from pipeline.models import Twin
+from pipeline.pairs.pair import Side
 from pipeline.parity.evidence import METHOD, Evidence
 from pipeline.probe.forced import measure_forward, measure_free, measure_steps
 from pipeline.probe.predictions import measure_predictions
 from pipeline.probe.reference import check_gradients, compare_precisions, measure_reference
 from pipeline.probe.replay import note_draws
-from pipeline.probe.side import Side
+from pipeline.probe.side import ProbedSide
 from pipeline.record.record import RunRecord
 
 
@@ -24,9 +24,9 @@ def open_sides(
     a: RunRecord,
     b: RunRecord,
     *,
-    twins: Mapping[str, Twin] | None = None,
+    twins: Mapping[str, Side] | None = None,
     scratch: Path | None = None,
-) -> dict[str, Side]:
+) -> dict[str, ProbedSide]:
     """Return both sides of a pair, ready to make steps.
 
     Raises
@@ -42,15 +42,17 @@ def open_sides(
         if str(record.arrays["loss"].dtype) not in ("float32", "float64"):
             why = "bounds are derived for float32 and float64"
             raise ConfigError("backend.dtype", record.config["backend"]["dtype"], why)
-    configured: dict[str, tuple[Side, str]] = {}
+    configured: dict[str, tuple[ProbedSide, str]] = {}
     return {
-        name: Side(record, twin=(twins or {}).get(name), scratch=scratch, configured=configured)
+        name: ProbedSide(
+            record, twin=(twins or {}).get(name), scratch=scratch, configured=configured
+        )
         for name, record in (("a", a), ("b", b))
     }
 
 
 def measure_pair(
-    sides: Mapping[str, Side],
+    sides: Mapping[str, ProbedSide],
     *,
     prove: bool = False,
     gradcheck: bool = False,
@@ -101,7 +103,7 @@ def measure_pair(
     return evidence
 
 
-def count_terms(sides: Mapping[str, Side]) -> dict[str, int]:
+def count_terms(sides: Mapping[str, ProbedSide]) -> dict[str, int]:
     """Return n, the terms of the longest sum: of a step (loss to update), and of one sample.
 
     A step sums over the rows of a batch times their positions (pixels, times); a sample over the

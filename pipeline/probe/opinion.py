@@ -14,7 +14,7 @@ from pipeline.parity import bounds, distance
 from pipeline.parity.evidence import DRAWS, Evidence, Suspect
 from pipeline.parity.quantity import TEST, VALIDATION, Quantity
 from pipeline.probe.forced import NARROW, WIDE, go_on
-from pipeline.probe.side import Side
+from pipeline.probe.side import ProbedSide
 
 _MOST_ROUNDINGS = 64.0  # of float32, that a sum may be off; TF32 is off by 4096 of them
 ROUNDING = {NARROW: 2.0**-23, WIDE: 2.0**-52}
@@ -28,7 +28,7 @@ class Makers(NamedTuple):
     moving: Mapping[str, _Redo]
 
 
-def open_makers(sides: Mapping[str, Side]) -> Makers:
+def open_makers(sides: Mapping[str, ProbedSide]) -> Makers:
     """Return what makes steps again; each makes its model, or its graph, once."""
     return Makers(
         {(name, dtype): _Redo(side, dtype)
@@ -38,7 +38,7 @@ def open_makers(sides: Mapping[str, Side]) -> Makers:
 
 
 def give_opinions(
-    sides: Mapping[str, Side], evidence: Evidence, suspects: Sequence[Suspect], makers: Makers
+    sides: Mapping[str, ProbedSide], evidence: Evidence, suspects: Sequence[Suspect], makers: Makers
 ) -> None:
     """Add a second opinion on each suspect, and the values themselves.
 
@@ -82,7 +82,7 @@ class _Redo:
     With `eager` each operation is made by itself, so that intermediate results can be moved.
     """
 
-    def __init__(self, side: Side, dtype: str, *, eager: bool = False) -> None:
+    def __init__(self, side: ProbedSide, dtype: str, *, eager: bool = False) -> None:
         self.side, self.dtype, self._eager = side, dtype, eager
         self._stepper: Stepper | None = None
 
@@ -125,7 +125,7 @@ class _Redo:
         return np.asarray(shown[quantity.name])
 
 
-def start_of(sides: Mapping[str, Side], suspect: Suspect, name: str) -> Start:
+def start_of(sides: Mapping[str, ProbedSide], suspect: Suspect, name: str) -> Start:
     """Return what a side starts from for a suspect: the recorded state of the suspect's source."""
     source, quantity = sides[suspect.source], suspect.quantity
     if quantity.kind == "prediction":
@@ -140,7 +140,7 @@ def start_of(sides: Mapping[str, Side], suspect: Suspect, name: str) -> Start:
 
 
 def _keep_vectors(
-    sides: Mapping[str, Side],
+    sides: Mapping[str, ProbedSide],
     evidence: Evidence,
     suspect: Suspect,
     redo: Mapping[tuple[str, str], _Redo],
@@ -157,7 +157,7 @@ def _keep_vectors(
         evidence.arrays[f"vector/start/{end}"] = before
 
 
-def _distance(sides: Mapping[str, Side], evidence: Evidence, suspect: Suspect) -> np.ndarray:
+def _distance(sides: Mapping[str, ProbedSide], evidence: Evidence, suspect: Suspect) -> np.ndarray:
     """Return the suspect's distance in both norms, of its step made again alone."""
     end = f"{suspect.source}/{suspect.step}/{suspect.quantity.key}"
     side = suspect.side
@@ -167,14 +167,14 @@ def _distance(sides: Mapping[str, Side], evidence: Evidence, suspect: Suspect) -
         return distance.norms((one - other)[None])[0]
 
 
-def _is_beyond_alone(sides: Mapping[str, Side], evidence: Evidence, suspect: Suspect) -> bool:
+def _is_beyond_alone(sides: Mapping[str, ProbedSide], evidence: Evidence, suspect: Suspect) -> bool:
     """Whether a suspect is beyond its bound as well when its step alone is made again."""
     bound = _bound(sides, evidence, suspect)
     return bool(bounds.is_beyond(_distance(sides, evidence, suspect)[None], bound[None])[0])
 
 
 def _draw(
-    sides: Mapping[str, Side],
+    sides: Mapping[str, ProbedSide],
     evidence: Evidence,
     suspect: Suspect,
     drawing: Mapping[str, _Redo],
@@ -262,7 +262,7 @@ def move_by_roundings(start: Start, rng: np.random.Generator, *, unit: float) ->
 
 
 def _bound(
-    sides: Mapping[str, Side],
+    sides: Mapping[str, ProbedSide],
     evidence: Evidence,
     suspect: Suspect,
     *,
@@ -288,7 +288,7 @@ def _bound(
 
 
 def observe_types(
-    sides: Mapping[str, Side], evidence: Evidence, suspects: Sequence[Suspect]
+    sides: Mapping[str, ProbedSide], evidence: Evidence, suspects: Sequence[Suspect]
 ) -> None:
     """Note which floating types the operations of a float64 step see, where meaning is suspect."""
     steps = [s for s in suspects if s.test == "meaning"]

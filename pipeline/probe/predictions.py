@@ -10,10 +10,10 @@ from pipeline import metrics
 from pipeline.parity.evidence import Evidence
 from pipeline.parity.quantity import TEST, VALIDATION, Quantity
 from pipeline.probe.forced import NARROW, WIDE, measure_rows, put_replay
-from pipeline.probe.side import Side
+from pipeline.probe.side import ProbedSide
 
 
-def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
+def measure_predictions(sides: Mapping[str, ProbedSide], evidence: Evidence) -> None:
     """Measure the test set at each side's scored weights, and its validation curve again."""
     if all("prediction" in side.record.arrays for side in sides.values()):
         ends = [side.scored() for side in sides.values()]
@@ -38,7 +38,7 @@ def measure_predictions(sides: Mapping[str, Side], evidence: Evidence) -> None:
             _replay_scores(side, evidence, source, int(step), outputs)
 
 
-def _scored_steps(sides: Mapping[str, Side]) -> np.ndarray:
+def _scored_steps(sides: Mapping[str, ProbedSide]) -> np.ndarray:
     """Return the steps after which both sides scored their validation set."""
     one, other = (
         np.asarray(side.record.arrays.get("val/step", ()), np.int64) for side in sides.values()
@@ -47,7 +47,7 @@ def _scored_steps(sides: Mapping[str, Side]) -> np.ndarray:
 
 
 def _predict_all(
-    sides: Mapping[str, Side], weights: Sequence[Mapping[str, np.ndarray]], *, split: str
+    sides: Mapping[str, ProbedSide], weights: Sequence[Mapping[str, np.ndarray]], *, split: str
 ) -> list[dict[tuple[str, str], np.ndarray]]:
     """Return both sides' outputs in both precisions, for each of some weights.
 
@@ -62,7 +62,7 @@ def _predict_all(
 
 
 def _replay_scores(
-    side: Side,
+    side: ProbedSide,
     evidence: Evidence,
     source: str,
     step: int,

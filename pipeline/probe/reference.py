@@ -8,23 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import models, seeds
+from pipeline import seeds
 from pipeline.backends.base import Arrays
+from pipeline.pairs.registry import find_pair
 from pipeline.parity import distance
-from pipeline.probe.side import Side
+from pipeline.probe.side import ProbedSide
 from pipeline.record.record import RunRecord
 
 _SHARE = 0.2  # of the runs' time that a reference in extended precision may take
 _BLOCK = 1 << 16  # numbers in extended precision that are looked at together
 
 
-def has_numpy(side: Side) -> bool:
+def has_numpy(side: ProbedSide) -> bool:
     """Whether the gradients of a run's model were derived by hand as well."""
     settings = side.job.settings
-    return "numpy" in models.backends_of(settings.model.name) and settings.train.loop == "manual"
+    return "numpy" in find_pair(settings.model.name).backends and settings.train.loop == "manual"
 
 
-def measure_reference(sides: Mapping[str, Side]) -> tuple[str, Arrays]:
+def measure_reference(sides: Mapping[str, ProbedSide]) -> tuple[str, Arrays]:
     """Train in higher precision, and return how far each side is from that at each step.
 
     In ulps of the norm of all parameters, ``‖θ − θ*‖ / (eps·‖θ*‖)``. By NumPy where that takes
@@ -59,7 +60,7 @@ def _seconds(record: RunRecord) -> float:
 _EXTENDED = 12e-9  # seconds for one parameter and row, forwards and back; measured
 
 
-def _extended_seconds(side: Side) -> float:
+def _extended_seconds(side: ProbedSide) -> float:
     """Return about how long NumPy takes for the run in extended precision."""
     size = sum(values.size for values in side.first.values())
     rows = sum(len(x) for x, *_ in side.parts(1))
@@ -84,7 +85,7 @@ def _squares(exact: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     return squares
 
 
-def compare_precisions(sides: Mapping[str, Side]) -> dict[str, Any]:
+def compare_precisions(sides: Mapping[str, ProbedSide]) -> dict[str, Any]:
     """Train both freely in float64, and compare their distance with that of the runs."""
     native = [side.record for side in sides.values()]
     wide = [side.train(dtype="float64") for side in sides.values()]
@@ -104,7 +105,7 @@ def _largest_distance(records: Sequence[RunRecord]) -> float:
     return float((apart / np.sqrt(np.sum([r.size**2 for r in rows], axis=0))).max())
 
 
-def check_gradients(side: Side) -> dict[str, Any]:
+def check_gradients(side: ProbedSide) -> dict[str, Any]:
     """Hold the first gradient, in float64, against central differences.
 
     Along one random unit direction of each tensor, with a step of 1e-6 times its norm (or 1):

@@ -13,14 +13,14 @@ from pipeline.parity import bounds, distance
 from pipeline.parity.evidence import Evidence
 from pipeline.parity.quantity import PHASES, Quantity, parse_key
 from pipeline.probe.forced import recorded_rows
-from pipeline.probe.side import Side
+from pipeline.probe.side import ProbedSide
 from pipeline.record.record import RunRecord
 
 Rerun = Callable[[str], RunRecord]
 """Given a side's name, trains it freely once more, as its run did, validation and all."""
 
 
-def explain_replays(sides: Mapping[str, Side], evidence: Evidence, rerun: Rerun) -> None:
+def explain_replays(sides: Mapping[str, ProbedSide], evidence: Evidence, rerun: Rerun) -> None:
     """Say of each side whose record does not come out again why, as ``about["replay"]``.
 
     ``draws``: a step made twice gives two results, by an operation that draws from a generator.
@@ -34,7 +34,7 @@ def explain_replays(sides: Mapping[str, Side], evidence: Evidence, rerun: Rerun)
         evidence.about["replay"] |= {name: _explain(side, evidence, name, first, rerun)}
 
 
-def find_first_miss(side: Side, evidence: Evidence, name: str) -> dict[str, Any] | None:
+def find_first_miss(side: ProbedSide, evidence: Evidence, name: str) -> dict[str, Any] | None:
     """Return the first quantity of a side's record that its own states do not give again.
 
     Returns
@@ -80,7 +80,7 @@ def _order(miss: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _explain(
-    side: Side, evidence: Evidence, name: str, miss: dict[str, Any], rerun: Rerun
+    side: ProbedSide, evidence: Evidence, name: str, miss: dict[str, Any], rerun: Rerun
 ) -> dict[str, Any]:
     quantity, step = Quantity(*miss["quantity"]), miss["step"]
     label = side.record.label()
@@ -104,7 +104,7 @@ def _explain(
     return miss | {"kind": "stale", "text": text}
 
 
-def _tell_other_weights(side: Side, quantity: Quantity, again: RunRecord) -> str:
+def _tell_other_weights(side: ProbedSide, quantity: Quantity, again: RunRecord) -> str:
     """Say that a run was scored with other weights than it says, if that is so."""
     if quantity.kind == "score":
         key = f"val/{quantity.name}"
@@ -121,7 +121,7 @@ def _tell_other_weights(side: Side, quantity: Quantity, again: RunRecord) -> str
     return ""
 
 
-def note_draws(sides: Mapping[str, Side], evidence: Evidence) -> bool:
+def note_draws(sides: Mapping[str, ProbedSide], evidence: Evidence) -> bool:
     """Note in ``about["replay"]`` which side does not repeat itself; whether there is one.
 
     Asked before anything is measured: the own error of a side that draws is the draw itself, and
@@ -135,12 +135,12 @@ def note_draws(sides: Mapping[str, Side], evidence: Evidence) -> bool:
     return bool(evidence.about["replay"])
 
 
-def _tell_draws(side: Side, draws: str) -> str:
+def _tell_draws(side: ProbedSide, draws: str) -> str:
     label = side.record.label()
     return f"{label} does not repeat itself: made twice it gives two results; it draws by {draws}"
 
 
-def find_draws(side: Side, *steps: int) -> str | None:
+def find_draws(side: ProbedSide, *steps: int) -> str | None:
     """Name the operations by which one of some steps draws; None if each repeats itself.
 
     Made twice by one program, which goes on with its generators as the loop does.
@@ -153,7 +153,7 @@ def find_draws(side: Side, *steps: int) -> str | None:
     return None
 
 
-def _draws_shown(side: Side) -> str | None:
+def _draws_shown(side: ProbedSide) -> str | None:
     """Name the operations by which activations or predictions draw, where no step shows it."""
     draws = _draws_of(side, lambda: side.layers(side.dtype, side.first))
     if draws is None and "prediction" in side.record.arrays:
@@ -164,7 +164,7 @@ def _draws_shown(side: Side) -> str | None:
     return draws
 
 
-def _draws_of(side: Side, call: Callable[[], Arrays]) -> str | None:
+def _draws_of(side: ProbedSide, call: Callable[[], Arrays]) -> str | None:
     results: list[Arrays] = []
     draws = side.backend.observe(lambda: results.append(call())).draws
     if not draws:
@@ -180,7 +180,7 @@ def _draws_of(side: Side, call: Callable[[], Arrays]) -> str | None:
 
 
 def _gives_record(
-    side: Side, evidence: Evidence, again: RunRecord, name: str, quantity: Quantity, step: int
+    side: ProbedSide, evidence: Evidence, again: RunRecord, name: str, quantity: Quantity, step: int
 ) -> bool:
     """Whether a free run gives the recorded rows of a quantity up to a step."""
     rows = [recorded_rows(record, quantity, range(1, step + 1)) for record in (side.record, again)]

@@ -18,12 +18,12 @@ from pipeline.config.types import ConfigError
 from pipeline.data.batches import Batches, Seen, StreamedBatches
 from pipeline.jobs.job import Job
 from pipeline.jobs.resolve import resolve_recorded
-from pipeline.models import Twin
+from pipeline.pairs.pair import Side
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError, Trace
 
 
-class Side:
+class ProbedSide:
     """One run, its job, and its backend's own step in any precision.
 
     Parameters
@@ -43,9 +43,9 @@ class Side:
         self,
         record: RunRecord,
         *,
-        twin: Twin | None,
+        twin: Side | None,
         scratch: Path | None,
-        configured: dict[str, tuple[Side, str]] | None = None,
+        configured: dict[str, tuple[ProbedSide, str]] | None = None,
     ) -> None:
         self.record, self.scratch = record, scratch
         self._configured = {} if configured is None else configured
@@ -109,7 +109,7 @@ class Side:
         model = self.build(dtype)
         return self.backend.stepper(model, self.twin, rates=self.rates, **arguments)
 
-    def start(self, k: int, *, state: Side | None = None) -> Start:
+    def start(self, k: int, *, state: ProbedSide | None = None) -> Start:
         """Return what this side's update k starts from, with the recorded state of a side.
 
         The state, and the gradient that the update is given, are those of `state` (None: its own);
@@ -202,14 +202,14 @@ class Side:
         with tempfile.TemporaryDirectory(prefix=".rows-", dir=self.scratch) as folder:
             yield Path(folder)
 
-    def of_numpy(self, dtype: str) -> Side:
+    def of_numpy(self, dtype: str) -> ProbedSide:
         """Return the NumPy side of the run's model, on the very numbers that the run saw."""
         instead = {"name": "numpy", "dtype": dtype, "execution": "eager", "xla": False}
         config = self.record.config
         config = {**config, "backend": {**config["backend"], **instead}}
         about = {**self.record.about, "config": config}
         record = RunRecord(about=about, arrays=self.record.arrays)
-        side = Side(record, twin=None, scratch=self.scratch, configured=self._configured)
+        side = ProbedSide(record, twin=None, scratch=self.scratch, configured=self._configured)
         side.job = dataclasses.replace(side.job, batches=Cast(self.job.batches, dtype))  # type: ignore[arg-type]
         return side
 
@@ -217,7 +217,7 @@ class Side:
 class _Cuts:
     """The batches of a run's updates as its backend cuts them, fastest when asked for in order."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: ProbedSide) -> None:
         self._side = side
         self._always: list[list[Part]] | None = None
         self._epoch, self._before, self._length = 0, 0, 0

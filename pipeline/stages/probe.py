@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import identity, storage
-from pipeline.models import Twin
+from pipeline.pairs.pair import Side
 from pipeline.parity.evidence import METHOD, Evidence
 from pipeline.parity.ladder import judge
 from pipeline.parity.verdict import Ladder
 from pipeline.probe.measure import measure_pair, open_sides
 from pipeline.probe.opinion import give_opinions, observe_types, open_makers
 from pipeline.probe.replay import explain_replays
-from pipeline.probe.side import Side
+from pipeline.probe.side import ProbedSide
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
 from pipeline.stages.coarse import list_coarse
@@ -37,7 +37,7 @@ def probe_pair(
     gradcheck: bool = False,
     accept: Mapping[str, str] | None = None,
     precision: str = "fail",
-    twins: Mapping[str, Twin] | None = None,
+    twins: Mapping[str, Side] | None = None,
     scratch: Path | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Evidence:
@@ -68,7 +68,7 @@ def judge_probed(a: RunRecord, b: RunRecord, evidence: Evidence, **settings: Any
     return judge(a, b, evidence=evidence, coarse=list_coarse(a, b), **settings)
 
 
-def rerun_freely(side: Side) -> RunRecord:
+def rerun_freely(side: ProbedSide) -> RunRecord:
     """Train a side once more as its run did, with the stage's own loop around the backend's."""
     job, train_settings = side.job, side.job.settings.train
     record = RunRecord(about={"config": side.record.config})

@@ -25,7 +25,7 @@ from pipeline.jobs.resolve import resolve
 from pipeline.record.checkpoint import Checkpoint
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
-from pipeline.redact import redact
+from pipeline.redact import redact, redact_values
 from pipeline.stages.checkpoints import Checkpoints
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.generate import generate, stored
@@ -151,7 +151,7 @@ def _begin_record(job: Job, *, device: str, versions: Mapping[str, str]) -> RunR
     samples, dataset = job.batches, job.dataset
     return RunRecord(
         about={
-            "config": redacted(job.values),
+            "config": redact_values(dict(job.values)),
             "status": "RUNNING",
             "message": "",
             "device": device,
@@ -398,12 +398,6 @@ def load_record(folder: Path, *, key: str) -> RunRecord:
         return RunRecord.load(folder)
     except ValueError as error:
         raise ConfigError(key, folder.name, str(error)) from None
-
-
-def redacted(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config that may be shown: the store's URI without its password."""
-    shown = {**values["tracking"], "uri": redact(values["tracking"]["uri"])}
-    return {**values, "tracking": shown}
 
 
 def read_commit() -> str:

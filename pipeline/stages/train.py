@@ -13,7 +13,7 @@ import numpy as np
 from pipeline import data, metrics
 from pipeline.backends.base import Backend, Slots, State
 from pipeline.data.batches import AnyBatches, Seen
-from pipeline.models import Twin
+from pipeline.pairs.pair import Side
 from pipeline.record.checkpoint import Checkpoint
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import Trace
@@ -37,7 +37,7 @@ def train(
     *,
     backend: Backend,
     model: Any,
-    twin: Twin,
+    twin: Side,
     batches: AnyBatches,
     dataset: data.Dataset,
     epochs: int,

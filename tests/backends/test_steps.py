@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pairs
 import pytest
+import wrongs
 
-from pipeline import backends, models, seeds
+from pipeline import backends, seeds
 from pipeline.backends.base import Start
+from pipeline.pairs.registry import find_pair
 
 BACKENDS = backends.names()
 FRAMEWORKS = [name for name in BACKENDS if name != "numpy"]
@@ -139,7 +142,7 @@ def test_a_step_alone_has_the_batches_of_its_update_and_their_shares(tools, back
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_alone_has_its_masks_and_moves_the_statistics(tools, backend):
-    spec, shape = models.spec("mlp"), {"inputs": (3,), "outputs": 2}
+    spec, shape = find_pair("mlp").spec, {"inputs": (3,), "outputs": 2}
     settings = tools.model_settings("mlp") | MLP
     values = spec.first_values(np.random.default_rng(0), **shape, **settings)
 
@@ -193,7 +196,7 @@ def test_the_start_of_a_step_is_left_as_it_was(tools, backend):
 def test_what_is_written_is_read_again(tools, backend, model, dtype):
     shape = {"inputs": (3,), "outputs": 2}
     settings = tools.model_settings(model) | (MLP if model == "mlp" else {})
-    first = models.spec(model).first_values(np.random.default_rng(0), **shape, **settings)
+    first = find_pair(model).spec.first_values(np.random.default_rng(0), **shape, **settings)
     side, built, twin = tools.build(backend, model, values=first, **shape, dtype=dtype,
                                     settings=settings)  # fmt: skip
     rng = np.random.default_rng(1)
@@ -220,3 +223,25 @@ def test_scaled_results_are_multiplied_element_by_element(tools, backend):
     found = np.asarray(side.scale(x, lambda values: np.array([1.0, 1 + 2.0**-23, 1 + 2.0**-40])))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.float32([1, 2 + 2.0**-22, 3]))
+
+
+@pytest.mark.parametrize(
+    ("backend", "execution"),
+    [(name, execution) for name in backends.names()
+     for execution in backends.traits(name)["EXECUTIONS"]],
+)  # fmt: skip
+def test_what_a_rule_returns_is_what_counts(backend, execution, monkeypatch):
+    """A rule may return new arrays and leave those that it was given as they are."""
+    overrides = ("experiment=article", f"backend={backend}", f"backend.execution={execution}",
+                 "train.epochs=3", "backend.dtype=float64")  # fmt: skip
+    right = pairs.recorded(*overrides)
+
+    def fresh(rule, w, g, slots, *, k, **numbers):
+        return rule(w + 0, g, slots, **numbers)
+
+    wrongs.rule(fresh)(wrongs.WrongSide(backend, monkeypatch))
+    again = pairs.recorded(*overrides)
+    assert len(right.arrays["param/w"]) == 4
+    assert np.ptp(right.arrays["param/w"]) > 0
+    for name in ("loss", "param/w", "param/b", "grad/w"):
+        np.testing.assert_array_equal(again.arrays[name], right.arrays[name])

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from wrongs import WrongSide
 
-from pipeline import backends, losses, models, optimizers, seeds
+from pipeline import backends, losses, optimizers, seeds
 from pipeline.config.signatures import list_functions
 from pipeline.config.types import ConfigError
+from pipeline.pairs.registry import find_pair
 from pipeline.record.trace import NonFiniteLossError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -81,7 +83,7 @@ def test_descent_converges_to_least_squares(tools, backend, dtype):
     run = tools.train(backend, "linear", x=x, y=y, values=values_of("linear"), rates=rates,
                       dtype=dtype)  # fmt: skip
     exact = tools.exact(x=x, y=y, start=START, rates=rates, dtype=dtype)
-    best = models.spec("linear").least_squares(x, y)
+    best = find_pair("linear").spec.least_squares(x, y)
     solution = np.array([best["w"], best["b"]])
     # What is left of the start, rounding in the loop, and that of solving for the solution.
     left = np.finfo(dtype).eps * np.linalg.norm(START - solution)
@@ -119,9 +121,10 @@ def test_compiled_is_eager_within_rounding(tools, monkeypatch, backend, loop, xl
     The rate changes at every step, so a step that baked it in would be elsewhere, and a step that
     is traced anew for every rate is caught.
     """
-    side, made = backends.load(backend), []
-    compile_step = side._compile
-    monkeypatch.setattr(side, "_compile", lambda *a: made.append(compile_step(*a)) or made[-1])
+    made = []
+    files = WrongSide(backend, monkeypatch)
+    compile_step = files.get("compile_step")
+    files.set("compile_step", lambda *a: made.append(compile_step(*a)) or made[-1])
     rates = np.linspace(1e-3, 2e-3, 60)
     changes = {"loop": loop, "rates": rates, "execution": "compiled", "xla": xla}
     run, exact = article(tools, backend, "linear", **changes)
@@ -184,7 +187,7 @@ def first_values(tools, model, rng):
     """Neutral first values for three features and two targets, or for one if it takes no others."""
     for inputs, outputs in (((3,), 2), ((1,), 1)):
         try:
-            values = models.spec(model).first_values(
+            values = find_pair(model).spec.first_values(
                 rng, inputs=inputs, outputs=outputs, **tools.model_settings(model)
             )
             return inputs, outputs, values

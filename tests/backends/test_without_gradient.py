@@ -6,9 +6,10 @@ import numpy as np
 import pairs
 import pytest
 
-from pipeline import backends, models
+from pipeline import backends
 from pipeline.backends.base import Start
-from pipeline.models import Placed, Twin
+from pipeline.pairs.pair import Pair, Place, Side
+from pipeline.pairs.registry import find_pair
 
 KINDS = ("detached", "frozen", "unused")
 VALUES = {
@@ -37,7 +38,7 @@ def torch_twin():
             more = {"detached": self.extra.detach(), "frozen": self.extra, "unused": 0.0}
             return x @ self.w + self.b + more[self.kind]
 
-    return Twin(Odd, lambda m: {"w": Placed(m.w), "b": Placed(m.b), "extra": Placed(m.extra)})
+    return Side(Odd, lambda m: {name: Place(name) for name in ("w", "b", "extra")})
 
 
 def tensorflow_twin():
@@ -60,7 +61,7 @@ def tensorflow_twin():
             more = {"detached": tf.stop_gradient(extra), "frozen": extra, "unused": 0.0}
             return tf.matmul(x, tf.convert_to_tensor(self.w)) + self.b + more[self.kind]
 
-    return Twin(Odd, lambda m: {"w": Placed(m.w), "b": Placed(m.b), "extra": Placed(m.extra)})
+    return Side(Odd, lambda m: {name: Place(name) for name in ("w", "b", "extra")})
 
 
 def numpy_twin():
@@ -79,7 +80,7 @@ def numpy_twin():
         def backward(self, d):
             return {"w": self.x.T @ d, "b": d.sum(axis=0)}
 
-    return Twin(Odd, lambda m: {name: Placed(array) for name, array in m.p.items()})
+    return Side(Odd, lambda m: {name: Place(name) for name in m.p})
 
 
 TWINS = {"torch": torch_twin, "tensorflow": tensorflow_twin, "numpy": numpy_twin}
@@ -162,10 +163,13 @@ def test_what_the_framework_trains_may_not_be_placed_as_untrained(tools, backend
     twin = TWINS[backend]()
 
     def name_map(model):
-        return {n: p._replace(trained=n != "w") for n, p in twin.name_map(model).items()}
+        return {
+            n: p._replace(role="statistic" if n == "w" else "trained")
+            for n, p in twin.name_map(model).items()
+        }
 
-    with pytest.raises(ValueError, match="every trainable parameter as trained"):
-        tools.build(backend, Twin(twin.model, name_map), values=VALUES, inputs=(3,), outputs=2,
+    with pytest.raises(ValueError, match="trained by the framework but not placed as trained: w"):
+        tools.build(backend, Side(twin.model, name_map), values=VALUES, inputs=(3,), outputs=2,
                     settings={"kind": "frozen"})  # fmt: skip
 
 
@@ -175,7 +179,7 @@ OVERRIDES = ("data=multilinear", "data.n=20", "data.n_test=5", "data.d=3", "mode
 
 def cut_off(backend):
     """The pair `dense` of a backend, in which the bias is out of autodiff's sight."""
-    twin = models.twin("dense", backend)
+    twin = find_pair("dense").load_side(backend)
 
     def forward(self, x):
         if backend == "torch":
@@ -186,7 +190,7 @@ def cut_off(backend):
         return tf.matmul(x, tf.convert_to_tensor(self.layer.kernel)) + bias
 
     method = {"torch": "forward", "tensorflow": "call"}[backend]
-    return Twin(type("Cut", (twin.model,), {method: forward}), twin.name_map)
+    return Side(type("Cut", (twin.model,), {method: forward}), twin.name_map)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
@@ -198,11 +202,64 @@ def test_the_record_names_it_and_the_run_says_so_once(backend, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     job = resolve(pairs.composed((*OVERRIDES, f"backend={backend}")))
     backends.load(backend)
-    cut, real = cut_off(backend), models.twin
-    for twin, names in ((cut, ["b"]), (real("dense", backend), None)):
-        monkeypatch.setattr(models, "twin", lambda *_, twin=twin: twin)
+    cut, real = cut_off(backend), Pair.load_side
+    for twin, names in ((cut, ["b"]), (real(find_pair("dense"), backend), None)):
+        monkeypatch.setattr(Pair, "load_side", lambda *_, twin=twin: twin)
         record = run(job, folder=tmp_path / "run", name="n", parent=None, resume=False,
                      progress=terminal.progress)  # fmt: skip
         assert record.about.get("without_gradient") == names
         said = [line for line in capfd.readouterr().err.splitlines() if "gradient" in line]
         assert said == ([f"twingrad: warning: no gradient in {backend}: b"] if names else [])
+
+
+def counted_twin(backend, name_map):
+    """A line beside layers that hold an integer: a random seed in Keras, a count in PyTorch."""
+    if backend == "torch":
+        import torch
+        from torch import nn
+
+        class Line(nn.Module):
+            def __init__(self, *, inputs, outputs):
+                super().__init__()
+                self.out = nn.Linear(inputs[0], outputs)
+                self.register_buffer("count", torch.tensor(0))
+
+            def forward(self, x):
+                return self.out(x)
+    else:
+        import keras
+
+        class Line(keras.Model):
+            def __init__(self, *, inputs, outputs):
+                super().__init__()
+                self.drop = keras.layers.Dropout(0.0)
+                self.out = keras.layers.Dense(outputs)
+                self.out.build((None, inputs[0]))
+                self.built = True
+
+            def call(self, x, training=False):
+                return self.out(self.drop(x, training=training))
+
+    return Side(Line, name_map)
+
+
+PATHS = {"torch": ("out.weight", (1, 0)), "tensorflow": ("out.kernel", None)}
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_integers_that_a_layer_holds_are_no_parameters(tools, backend):
+    path, axes = PATHS[backend]
+    twin = counted_twin(backend, lambda _: {"w": Place(path, axes), "b": Place("out.bias")})
+    values = {name: VALUES[name] for name in ("w", "b")}
+    side, model, _ = tools.build(backend, twin, values=values, inputs=(3,), outputs=2)
+    for name, array in side.read(model, twin).items():
+        np.testing.assert_array_equal(array, values[name])
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_a_map_that_does_not_fit_names_what_is_missing_and_what_is_too_much(tools, backend):
+    path, axes = PATHS[backend]
+    twin = counted_twin(backend, lambda _: {"w": Place(path, axes), "b": Place("hidden.0.bias")})
+    missing = r"without a name: \S*bias; not in the model: hidden\.0\.bias$"
+    with pytest.raises(ValueError, match=missing):
+        tools.build(backend, twin, values=VALUES, inputs=(3,), outputs=2)

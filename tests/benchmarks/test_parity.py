@@ -13,7 +13,8 @@ import numpy as np
 import pairs
 import pytest
 
-from pipeline import data, models, seeds
+from pipeline import data, seeds
+from pipeline.pairs.registry import find_pair
 from pipeline.parity.evidence import Suspect
 from pipeline.parity.quantity import Quantity
 from pipeline.probe.measure import open_sides
@@ -41,7 +42,7 @@ def test_a_full_trace_over_scalars(benchmark, tools, name, model):
         stream=partial(seeds.stream, 0),
     )
     x, y = dataset.arrays["x_train"], np.eye(10)[dataset.arrays["y_train"][:, 0]]
-    values = models.spec(model).first_values(
+    values = find_pair(model).spec.first_values(
         seeds.stream(0, "init"), inputs=dataset.inputs, outputs=10,
         **tools.model_settings(model) | changes,
     )  # fmt: skip

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline import data, losses, models, seeds
+from pipeline import data, losses, seeds
 from pipeline.data.batches import Batches, Seen
 from pipeline.jobs.resolve import make_rates
+from pipeline.pairs.registry import find_pair
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import Trace
 from pipeline.stages.train import train
@@ -32,7 +33,7 @@ def dataset(tools):
 @pytest.fixture(scope="module")
 def build(tools):
     """A function that makes the article's linear model with its first weights."""
-    values = models.spec("linear").first_values(seeds.stream(0, "init"), inputs=(1,), outputs=1)
+    values = find_pair("linear").spec.first_values(seeds.stream(0, "init"), inputs=(1,), outputs=1)
     return lambda name: tools.build(name, "linear", values=values, dtype="float32")
 
 
@@ -167,7 +168,7 @@ def digits(tools):
                          stream=partial(seeds.stream, 0))  # fmt: skip
         shape = {"inputs": made.inputs, "outputs": 10}
         settings = tools.model_settings(model) | settings
-        values = models.spec(model).first_values(seeds.stream(0, "init"), **shape, **settings)
+        values = find_pair(model).spec.first_values(seeds.stream(0, "init"), **shape, **settings)
         x, y = made.arrays["x_train"], np.eye(10)[made.arrays["y_train"][:, 0]]
         batches = Batches(x=x.astype(np.float32), y=y.astype(np.float32), size=32, shuffle=False,
                           stream=partial(seeds.stream, 0))  # fmt: skip

@@ -9,11 +9,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import data, losses, models, optimizers, schedules
+from pipeline import data, losses, optimizers, schedules
 from pipeline.config import signatures
 from pipeline.config.schema import parse_config
 from pipeline.config.signatures import check_settings, choose_option, list_functions
 from pipeline.config.types import ConfigError, Count, Finite, Positive, Strings
+from pipeline.pairs.registry import find_pair, list_pairs
 
 
 def changed(values, key, value):
@@ -146,7 +147,7 @@ def _files(group):
 
 FUNCTIONS = {
     "data": data.maker,
-    "model": lambda name: models.spec(name).first_values,
+    "model": lambda name: find_pair(name).spec.first_values,
     "loss": list_functions(losses).__getitem__,
     "optimizer": list_functions(optimizers).__getitem__,
     "schedule": list_functions(schedules).__getitem__,
@@ -166,7 +167,7 @@ def test_every_file_of_a_growing_group_names_a_function_and_all_its_settings(too
 @pytest.mark.parametrize(
     ("group", "names"),
     [
-        ("model", models.names()),
+        ("model", list_pairs()),
         ("loss", list_functions(losses)),
         ("optimizer", list_functions(optimizers)),
         ("schedule", list_functions(schedules)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from pipeline import models
+from pipeline.pairs.registry import list_pairs
 
 DOCS = Path(__file__).parents[2] / "docs"
 _spec = importlib.util.spec_from_file_location("pairs_page", DOCS / "pairs.py")
@@ -19,8 +19,10 @@ def test_the_page_is_not_stale():
 
 def test_every_pair_is_there_whole():
     page = (DOCS / "pairs.md").read_text()
-    for name in models.names():
+    for name in list_pairs():
         assert f"## {name}\n" in page
         for side in ("torch", "tensorflow"):
-            source = (DOCS.parent / "pipeline" / "models" / name / f"{side}.py").read_text()
+            source = (
+                DOCS.parent / "pipeline" / "pairs" / "builtin" / name / f"{side}.py"
+            ).read_text()
             assert source[source.index("def name_map") :].strip() in page

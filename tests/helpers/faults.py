@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pairs
 import pytest
-from wrongs import Side
+from wrongs import WrongSide
 
 HIDDEN = ("layer1.w", "layer1.b", "layer2.w", "layer2.b", "out.w", "out.b")
 BIASES = ("layer1.b", "layer2.b", "out.b")
@@ -61,7 +61,7 @@ class Fault(NamedTuple):
     """
 
     overrides: tuple[str, ...]
-    mutate: Callable[[Side], Any]
+    mutate: Callable[[WrongSide], Any]
     rung: str
     tensors: tuple[str, ...] | str
     step: int | None = 1
@@ -103,7 +103,7 @@ def judged(fault: Fault, run: Run, patch: Any) -> Any:
     fast = ("backend.execution=compiled",) if other == "tensorflow" and run.steps > 100 else ()
     if not fault.both:
         a = _right(other, (*overrides, *fast), fault.first)
-    changes = fault.mutate(Side(fault.side, patch)) or {}
+    changes = fault.mutate(WrongSide(fault.side, patch)) or {}
     if fault.both:
         a = pairs.recorded(f"backend={other}", *overrides, first=fault.first)
     after = changes.pop("after", None)

@@ -1,6 +1,6 @@
 """Ways to make one side of a pair wrong.
 
-Each is a function of a `Side` that returns what `pairs.recorded` takes besides, or None. It stays
+Each is a function of a `WrongSide` that returns what `pairs.recorded` takes besides, or None. It stays
 while the pair is probed, as wrong code would.
 """
 
@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import pkgutil
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from pipeline import backends, losses, models
-from pipeline.models import Twin
+from pipeline import backends, losses
+from pipeline.pairs.pair import Side
+from pipeline.pairs.registry import find_pair
 
 
-class Side:
+class WrongSide:
     """The backend that is made wrong."""
 
     def __init__(self, name: str, patch: Any) -> None:
@@ -27,10 +29,28 @@ class Side:
         self.backend = backends.load(name)
 
     def set(self, name: str, value: Any) -> None:
-        self.patch.setattr(self.backend, name, value)
+        """Replace a name in every file of the backend that has it."""
+        for module in self._files():
+            if hasattr(module, name):
+                self.patch.setattr(module, name, value)
+
+    def get(self, name: str) -> Any:
+        """Return what a file of the backend has by a name."""
+        return next(getattr(module, name) for module in self._files() if hasattr(module, name))
+
+    def _files(self) -> list[Any]:
+        package = importlib.import_module(f"pipeline.backends.{self.name}")
+        files = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        return [importlib.import_module(f"{package.__name__}.{name}") for name in files]
 
     def model_module(self, name: str) -> Any:
-        return importlib.import_module(f"pipeline.models.{name}.{self.name}")
+        return importlib.import_module(f"pipeline.pairs.builtin.{name}.{self.name}")
+
+
+def find_variables(backend: str, model: Any, twin: Side) -> dict[str, Any]:
+    """The framework's variables by neutral name, as the backend finds them."""
+    module = importlib.import_module(f"pipeline.backends.{backend}.variables")
+    return module.find_variables(model, twin)
 
 
 # The optimizer
@@ -71,10 +91,10 @@ class Wrong:
         return self._clipped(gradients, self._update, ops, self.k)
 
 
-def update(change) -> Callable[[Side], None]:
+def update(change) -> Callable[[WrongSide], None]:
     """Another `Update` in the backend's loop and in its single steps."""
 
-    def mutate(side: Side) -> None:
+    def mutate(side: WrongSide) -> None:
         for name in ("train", "stepper"):
             original = getattr(side.backend, name)
 
@@ -146,18 +166,18 @@ def scaled(factor, *, where=lambda w: True, when=always):
 def twin(name, *, places=None, **methods):
     """The side's twin with some methods replaced, or with another name map."""
 
-    def mutate(side: Side) -> dict[str, Any]:
-        right = models.twin(name, side.name)
+    def mutate(side: WrongSide) -> dict[str, Any]:
+        right = find_pair(name).load_side(side.name)
         made = {key: functools.partialmethod(make(side)) for key, make in methods.items()}
         model = type(right.model.__name__, (right.model,), made) if made else right.model
         mapped = right.name_map
-        return {"twin": Twin(model, (lambda built: places(mapped(built))) if places else mapped)}
+        return {"twin": Side(model, (lambda built: places(mapped(built))) if places else mapped)}
 
     return mutate
 
 
 def loss(**functions):
-    def mutate(side: Side) -> None:
+    def mutate(side: WrongSide) -> None:
         side.set("losses", SimpleNamespace(**vars(losses) | functions))
 
     return mutate
@@ -166,7 +186,7 @@ def loss(**functions):
 def in_module(model, name, value):
     """A name of a twin's module replaced; `value` is made from the side."""
 
-    def mutate(side: Side) -> None:
+    def mutate(side: WrongSide) -> None:
         module = side.model_module(model)
         side.patch.setattr(module, name, value(side, getattr(module, name)))
 
@@ -174,7 +194,7 @@ def in_module(model, name, value):
 
 
 def activation(name, make):
-    def mutate(side: Side) -> None:
+    def mutate(side: WrongSide) -> None:
         module = side.model_module("mlp")
         side.patch.setitem(module.ACTIVATIONS, name, make(side, module.ACTIVATIONS[name]))
 
@@ -184,7 +204,7 @@ def activation(name, make):
 # Arithmetic
 
 
-def as_type(side: Side, x, narrow: str, *, of: tuple[str, ...] = ("float32",)):
+def as_type(side: WrongSide, x, narrow: str, *, of: tuple[str, ...] = ("float32",)):
     """Return a tensor that was in a narrower type for a moment; of other types than `of` itself.
 
     ``tf32`` is a mantissa cut to ten bits, which only float32 has.
@@ -215,7 +235,7 @@ ANY = ("float32", "float64")
 class Clock:
     """Which step a side is making; for what knows nothing of the optimizer."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: WrongSide) -> None:
         self.k = 0
         update(lambda right: Wrong(right, scalars=self._note))(side)
         right = side.backend.layers
@@ -234,7 +254,7 @@ class Clock:
 def products(narrow, *, of=("float32",), when=always):
     """The inputs of each linear layer in a narrower type."""
 
-    def mutate(side: Side) -> None:
+    def mutate(side: WrongSide) -> None:
         clock = None if when is always else Clock(side)
 
         def rounded(x):
@@ -260,14 +280,14 @@ def products(narrow, *, of=("float32",), when=always):
 def gradients(change, *, when=always):
     """The gradients as the loop gets them from autodiff: `change(side, i, g)`."""
 
-    def mutate(side: Side) -> None:
-        clock, right = Clock(side), side.backend._filled
+    def mutate(side: WrongSide) -> None:
+        clock, right = Clock(side), side.get("fill_gradients")
 
         def filled(grown, parameters, lacking):
             rest = right(grown, parameters, lacking)
             return [change(side, i, g) for i, g in enumerate(rest)] if when(clock.k) else rest
 
-        side.set("_filled", filled)
+        side.set("fill_gradients", filled)
 
     return mutate
 
@@ -282,9 +302,9 @@ def during_training(make):
     for the loop's step.
     """
 
-    def mutate(side: Side) -> None:
+    def mutate(side: WrongSide) -> None:
         act, training = make(side), []
-        original_train, original_manual = side.backend.train, side.backend._manual
+        original_train, original_manual = side.backend.train, side.get("_manual")
 
         def train(*args, **named):
             training.append(True)
@@ -317,7 +337,7 @@ def during_training(make):
 def after_epoch(change):
     """Something done to the model after each epoch: `change(side, model, epoch)`."""
 
-    def mutate(side: Side) -> None:
+    def mutate(side: WrongSide) -> None:
         original = side.backend.train
 
         def train(model, *args, after, **named):
@@ -333,7 +353,7 @@ def after_epoch(change):
     return mutate
 
 
-def add_to(side: Side, variable, value) -> None:
+def add_to(side: WrongSide, variable, value) -> None:
     """Change a parameter in place."""
     if side.name == "torch":
         import torch

@@ -30,9 +30,9 @@ def training_mode(side):
 
             model.train()
             with torch.no_grad():
-                return model(side.backend._tensor(x, next(model.parameters()))).numpy()
+                return model(side.get("to_tensor")(x, next(model.parameters()))).numpy()
         kept = [v.numpy() for v in model.variables]
-        outputs = model(side.backend._tensor(x, model.variables[0]), training=True).numpy()
+        outputs = model(side.get("to_tensor")(x, model.variables[0]), training=True).numpy()
         for v, value in zip(model.variables, kept, strict=True):
             v.assign(value)
         return outputs

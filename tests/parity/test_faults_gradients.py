@@ -8,7 +8,7 @@ import pytest
 import wrongs
 from faults import ATTENTION, MLP, RNN, Fault
 
-from pipeline import models
+from pipeline.pairs.registry import find_pair
 
 torch = pytest.importorskip("torch")
 tf = pytest.importorskip("tensorflow")
@@ -58,7 +58,7 @@ def frozen_torch(side):
         self.hidden[0].weight.requires_grad_(False)
         return walk(self, x)
 
-    walk = models.twin("mlp", "torch").model.forward
+    walk = find_pair("mlp").load_side("torch").model.forward
     return wrongs.twin("mlp", forward=lambda side: forward)(side)
 
 

@@ -25,7 +25,7 @@ def both_sides(first, second):
 
     def mutate(side):
         other = {"torch": "tensorflow", "tensorflow": "torch"}[side.name]
-        second(wrongs.Side(other, side.patch))
+        second(wrongs.WrongSide(other, side.patch))
         return first(side)
 
     return mutate
@@ -74,7 +74,7 @@ def per_sample_sum(z, y, *, ops, smoothing):
 
 def norm(**changes):
     def mutate(side):
-        from pipeline.models.mlp import torch as module
+        from pipeline.pairs.builtin.mlp import torch as module
 
         class Other(module.BatchNorm):
             def __init__(self, width, **how):

@@ -22,7 +22,7 @@ def shares(change):
     """What a batch counts for: a factor on the loss by the batch's own size."""
 
     def mutate(side):
-        right = side.backend.losses.cross_entropy
+        right = side.get("losses").cross_entropy
 
         def cross_entropy(z, y, *, ops, smoothing):
             return right(z, y, ops=ops, smoothing=smoothing) * change(int(z.shape[0]))
@@ -174,9 +174,9 @@ def moved_by_validation(side):
 
             model.train()
             with torch.no_grad():
-                model(side.backend._tensor(x, next(model.parameters())))
+                model(side.get("to_tensor")(x, next(model.parameters())))
         else:
-            model(side.backend._tensor(x, model.variables[0]), training=True)
+            model(side.get("to_tensor")(x, model.variables[0]), training=True)
         return right(model, x)
 
     side.set("predict", predict)
@@ -221,7 +221,7 @@ def blocks(change):
     """What a side's batches are cut from, or how."""
 
     def mutate(side):
-        right = side.backend._updates
+        right = side.get("cut_updates")
 
         class Other:
             def __init__(self, batches):
@@ -236,7 +236,7 @@ def blocks(change):
         def updates(batches, epoch, **named):
             return right(Other(batches), epoch, **named)
 
-        side.set("_updates", updates)
+        side.set("cut_updates", updates)
 
     return mutate
 

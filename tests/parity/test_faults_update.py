@@ -126,7 +126,7 @@ def optimizer(**changes):
     """The framework's own optimizer with some of its group's settings, or Keras's own, changed."""
 
     def mutate(side):
-        right = side.backend._optimizer
+        right = side.get("make_optimizer")
 
         def wrong(*args):
             made = right(*args)
@@ -137,7 +137,7 @@ def optimizer(**changes):
                     setattr(made, key, value)
             return made
 
-        side.set("_optimizer", wrong)
+        side.set("make_optimizer", wrong)
 
     return mutate
 

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import rightly
 import wrongs
+from wrongs import WrongSide
 
-from pipeline import losses, models, watching
-from pipeline.backends import torch as side
+from pipeline import losses, watching
+from pipeline.backends.torch.tensors import to_tensor
 from pipeline.data.batches import Batches
-from pipeline.models import Placed, Twin
-from pipeline.models.mlp import torch as mlp_torch
+from pipeline.pairs.builtin.mlp import torch as mlp_torch
+from pipeline.pairs.pair import Place, Side
+from pipeline.pairs.registry import find_pair, list_pairs
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -52,25 +54,25 @@ class Mutation(NamedTuple):
 
 def twin_of(name, *, model=None, places=None):
     """The PyTorch twin with another subclass, or with some entries of its name map replaced."""
-    twin = models.twin(name, "torch")
+    twin = find_pair(name).load_side("torch")
     mapped = twin.name_map
     if places:
 
         def mapped(built, original=twin.name_map):
             return places(original(built))
 
-    return {"twin": Twin(model or twin.model, mapped)}
+    return {"twin": Side(model or twin.model, mapped)}
 
 
 def with_method(name, **methods):
     """A subclass of a twin's class with some methods replaced."""
-    base = models.twin(name, "torch").model
+    base = find_pair(name).load_side("torch").model
     return type(base.__name__, (base,), methods)
 
 
 def with_update(monkeypatch, change):
     """The backend's loop, and its single steps, with another optimizer."""
-    wrongs.update(change)(wrongs.Side("torch", monkeypatch))
+    wrongs.update(change)(WrongSide("torch", monkeypatch))
     return {}
 
 
@@ -109,7 +111,7 @@ def settings(**changes):
 
 def loss(**functions):
     def mutate(patch):
-        patch.setattr(side, "losses", SimpleNamespace(**vars(losses) | functions))
+        WrongSide("torch", patch).set("losses", SimpleNamespace(**vars(losses) | functions))
         return {}
 
     return mutate
@@ -223,14 +225,14 @@ def train_mode(patch):
     def predict(model, x):
         model.train()
         with torch.no_grad():
-            return model(side._tensor(x, next(model.parameters()))).numpy()
+            return model(to_tensor(x, next(model.parameters()))).numpy()
 
-    patch.setattr(side, "predict", predict)
+    WrongSide("torch", patch).set("predict", predict)
     return {}
 
 
 def not_zeroed(patch):
-    original = side._manual
+    original = WrongSide("torch", None).get("_manual")
 
     def manual(model, parameters, *rest, **how):
         program = original(model, parameters, *rest, **how)
@@ -245,7 +247,7 @@ def not_zeroed(patch):
 
         return program._replace(step=stale)
 
-    patch.setattr(side, "_manual", manual)
+    WrongSide("torch", patch).set("_manual", manual)
     return {}
 
 
@@ -253,7 +255,7 @@ def in_samples(change):
     """Samples of which one thing is changed, seen by every training of side b."""
 
     def mutate(patch):
-        original = side._updates
+        original = WrongSide("torch", None).get("cut_updates")
 
         class Other:
             def __init__(self, batches):
@@ -305,7 +307,7 @@ def padded_in_front(patch):
 
 
 def average_pool(patch):
-    from pipeline.models.cnn import torch as cnn_torch
+    from pipeline.pairs.builtin.cnn import torch as cnn_torch
 
     patch.setitem(cnn_torch.POOLS, "max", nn.functional.avg_pool2d)
     return {}
@@ -323,7 +325,7 @@ def flattened_as_nchw(patch):
 
 
 def dropout_unscaled(patch):
-    base = models.twin("mlp", "torch").model
+    base = find_pair("mlp").load_side("torch").model
 
     def forward(self, x, *masks):
         return base.forward(self, x, *((mask > 0).to(x.dtype) for mask in masks))
@@ -388,8 +390,8 @@ def activation(name, function):
 def layer_norm_epsilon(patch):
     original = nn.LayerNorm
     patch.setattr(nn, "LayerNorm", lambda *a, eps, **k: original(*a, eps=1e-3, **k))
-    patch.setattr(mlp_torch, "norm_map", lambda norm, name: {
-        f"{name}.scale": Placed(norm.weight), f"{name}.shift": Placed(norm.bias)})  # fmt: skip
+    patch.setattr(mlp_torch, "norm_map", lambda norm, name, path: {
+        f"{name}.scale": Place(f"{path}.weight"), f"{name}.shift": Place(f"{path}.bias")})  # fmt: skip
     return {}
 
 
@@ -412,13 +414,13 @@ def start(change):
 
 
 def accumulated_sum(patch):
-    original = side._updates
+    original = WrongSide("torch", None).get("cut_updates")
 
     def updates(batches, epoch, *, group, like):
         for parts in original(batches, epoch, group=group, like=like):
             yield [(x, y, 1.0) for x, y, _ in parts]
 
-    patch.setattr(side, "_updates", updates)
+    WrongSide("torch", patch).set("cut_updates", updates)
     return {}
 
 
@@ -565,7 +567,7 @@ VARIANTS = {
 
 
 def test_every_pair_is_here():
-    assert set(VARIANTS) == set(models.names())
+    assert set(VARIANTS) == set(list_pairs())
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_runs_that_come_out_again_differ_by_rounding(parity, pair):
 
 def test_a_port_that_was_mended_after_the_run_is_not_passed(parity, pair, monkeypatch):
     """What is probed is the right port, what was recorded the wrong one."""
-    from pipeline.models.mlp import torch as twin
+    from pipeline.pairs.builtin.mlp import torch as twin
 
     with monkeypatch.context() as wrong:
         wrong.setitem(twin.ACTIVATIONS, "relu", torch.nn.functional.gelu)
@@ -129,7 +129,9 @@ def test_float64_shrinks_rounding_and_leaves_meaning(parity, pair, monkeypatch):
 
 def with_epsilon(monkeypatch):
     """Give torch's optimizer another epsilon, in the run and in every step made again."""
-    from pipeline.backends import torch as side
+    from wrongs import WrongSide
+
+    side = WrongSide("torch", monkeypatch)
 
     def other(function):
         def call(*args, update, **more):
@@ -139,7 +141,7 @@ def with_epsilon(monkeypatch):
         return call
 
     for name in ("train", "stepper"):
-        monkeypatch.setattr(side, name, other(getattr(side, name)))
+        side.set(name, other(side.get(name)))
 
 
 def test_gradients_are_held_against_differences_and_those_by_hand(parity, pair, monkeypatch):
@@ -148,7 +150,7 @@ def test_gradients_are_held_against_differences_and_those_by_hand(parity, pair, 
         assert checked["largest"] < 1e-7
         assert max(checked["hand-derived"].values()) < 1e-14
         assert set(checked["central differences"]) == set(pair[0].named("grad"))
-    from pipeline.models.mlp import torch as twin
+    from pipeline.pairs.builtin.mlp import torch as twin
 
     def wrong(x):
         """The right value with nine tenths of its derivative."""

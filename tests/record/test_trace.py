@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.models import Placed, to_neutral
+from pipeline.pairs.arrange import to_neutral
+from pipeline.pairs.pair import Place
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError, Trace, global_norm
 
@@ -19,10 +20,10 @@ def follow(losses, *, flush_every, full=True, folder=None):
     """Feed a trace as a loop does: one transposed weight, and one scalar; return it."""
     losses = np.asarray(losses, np.float32)
     trace = Trace(rates=np.linspace(0.1, 0.2, len(losses)), full=full, folder=folder)
-    places = [Placed(None, (1, 0)), Placed(None)]
+    places = [Place("p", (1, 0)), Place("p")]
     trace.bind(
         np.stack,
-        {n: partial(to_neutral, p, leading=1) for n, p in zip("wb", places, strict=True)},
+        {n: partial(to_neutral, p.axes, leading=1) for n, p in zip("wb", places, strict=True)},
         slots=(),
     )
     for k, loss in enumerate(losses, start=1):

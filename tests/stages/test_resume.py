@@ -6,7 +6,7 @@ import numpy as np
 import pairs
 import pytest
 
-from pipeline import models
+from pipeline.pairs.registry import find_pair
 from pipeline.record import checkpoint
 from pipeline.record.record import RunRecord
 
@@ -24,7 +24,7 @@ CASES = {
             "model=rnn", "model.width=4", "loss=cross_entropy", "optimizer=rmsprop"),
 }  # fmt: skip
 RUNS = [(name, backend) for name, case in CASES.items()
-        for backend in models.backends_of(next(w[6:] for w in case if w.startswith("model=")))]  # fmt: skip
+        for backend in find_pair(next(w[6:] for w in case if w.startswith("model="))).backends]  # fmt: skip
 
 
 class StoppedError(Exception):

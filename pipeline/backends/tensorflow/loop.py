@@ -1,0 +1,233 @@
+"""The loops in TensorFlow; read this file beside those of the other backends, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline import losses
+from pipeline.backends.base import (
+    After,
+    Arrays,
+    Masks,
+    Part,
+    Program,
+    Start,
+    State,
+    Stepper,
+)
+from pipeline.backends.tensorflow.fit import make_fit_batch, train_by_fit
+from pipeline.backends.tensorflow.native import make_native
+from pipeline.backends.tensorflow.step import compile_step, fill_gradients
+from pipeline.backends.tensorflow.tensors import (
+    OPS,
+    add_masks,
+    cut_updates,
+    name_device,
+    shorten_gradients,
+    stack_rows,
+    to_array,
+    to_scalars,
+    to_tensors,
+)
+from pipeline.backends.tensorflow.variables import (
+    arrange_values,
+    find_variables,
+    load_state,
+    name_parameters,
+    name_slots,
+)
+from pipeline.data.batches import AnyBatches, Seen
+from pipeline.optimizers import Update
+from pipeline.pairs.arrange import to_neutral, trained_first
+from pipeline.pairs.pair import Side
+from pipeline.record.trace import Trace
+
+
+def train(
+    model: keras.Model,
+    twin: Side,
+    *,
+    batches: AnyBatches,
+    epochs: int,
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    masks: Masks | None,
+    trace: Trace,
+    seen: Seen,
+    after: After,
+    resume: tuple[int, State] | None,
+) -> None:
+    """Train for some epochs with the rates of `trace`; stop where `after` an epoch is true."""
+    placed = trained_first(find_variables(model, twin))
+    parameters = [place.tensor for place in placed.values() if place.trained]
+    statistics = [place.tensor for place in placed.values() if not place.trained]
+    layouts = {name: partial(to_neutral, p.axes, leading=1) for name, p in placed.items()}
+    trace.bind(stack_rows, layouts, slots=update.slots)
+    if loop == "fit":
+        return train_by_fit(
+            model, parameters, statistics, batches, epochs, loss, loss_settings, update,
+            execution, xla, trace, seen, after,
+        )  # fmt: skip
+    program, as_scalars = _program(
+        model, parameters, loop, loss, loss_settings, update, execution, xla, trace.rates
+    )
+    slots = [
+        tuple(tf.zeros_like(tf.convert_to_tensor(p)) for _ in update.slots) for p in parameters
+    ]
+    updates = partial(cut_updates, batches, group=update.accumulate, like=parameters[0])
+    always = list(updates(1)) if batches.fixed else None
+
+    done = 0
+    if resume is not None:
+        done, begin = resume
+        slots = load_state(placed, begin)
+    rates, k = trace.rates.tolist(), done * -(-batches.count // update.accumulate)
+    for epoch in range(done + 1, epochs + 1):
+        for parts in always or updates(epoch):
+            k += 1
+            seen.note(k, epoch, parts, to_array)
+            if masks is not None:
+                parts = add_masks(parts, masks, k)
+            numbers = program.numbers(k, rates[k - 1])
+            scalars = as_scalars(numbers)
+            trace.start()
+            value, gradients, changed, slots = program.step(parts, scalars, slots, None)
+            if trace.full:
+                changed += [tf.convert_to_tensor(s) for s in statistics]
+                state = [s for each in slots for s in each]
+                trace.keep(value, gradients, changed, state)
+            else:
+                trace.keep(value, shorten_gradients(gradients))
+            trace.used(program.used(numbers))
+            if len(program.lacking) > len(trace.without_gradient):
+                trace.lacks(name_parameters(placed, program.lacking))
+        if after(epoch, partial(name_slots, placed, slots, update.slots)):
+            return
+
+
+def stepper(
+    model: keras.Model,
+    twin: Side,
+    *,
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> Stepper:
+    """Return the loop's own update as a function of everything that it starts from."""
+    placed = trained_first(find_variables(model, twin))
+    parameters = [place.tensor for place in placed.values() if place.trained]
+    trained = {name: place for name, place in placed.items() if place.trained}
+    program, as_scalars = _program(
+        model, parameters, loop, loss, loss_settings, update, execution, xla, rates
+    )
+
+    statistics = {name: place for name, place in placed.items() if not place.trained}
+
+    def once(start: Start) -> Arrays:
+        slots = load_state(placed, (start.values, start.slots))
+        program.load(slots, start.k)
+        masks = start.masks or [()] * len(start.parts)
+        parts = []
+        for (x, y, share), drawn in zip(start.parts, masks, strict=True):
+            x, y, *drawn = to_tensors((x, y, *drawn), parameters[0])
+            parts.append((x, y, share, *drawn))
+        given = None
+        if start.gradients is not None:
+            given = to_tensors(arrange_values(trained, start.gradients), parameters[0])
+        numbers = program.numbers(start.k, float(rates[start.k - 1]))
+        value, gradients, changed, slots = program.step(parts, as_scalars(numbers), slots, given)
+        changed += [tf.convert_to_tensor(place.tensor) for place in statistics.values()]
+        outcome = {"loss": to_array(value)}
+        for (name, place), g in zip(trained.items(), gradients, strict=False):  # fit has none
+            outcome[f"grad/{name}"] = to_neutral(place.axes, to_array(g))
+        for slot, arrays in name_slots(placed, slots, update.slots).items():
+            outcome |= {f"slot/{slot}/{name}": value for name, value in arrays.items()}
+        for (name, place), w in zip(placed.items(), changed, strict=True):
+            outcome[f"param/{name}"] = to_neutral(place.axes, to_array(w))
+        used = program.used(numbers)
+        return outcome | {f"scalar/{name}": np.array(float(v)) for name, v in used.items()}
+
+    return once
+
+
+def cut(
+    batches: AnyBatches, epoch: int, *, group: int, device: str, dtype: str
+) -> Iterator[list[Part]]:
+    """Yield the batches of each update of an epoch, as the loop cuts them."""
+    with tf.device(name_device(device)):
+        like = keras.Variable(np.zeros((), dtype), dtype=dtype)
+    for parts in cut_updates(batches, epoch, group=group, like=like):
+        yield [(to_array(x), to_array(y), share) for x, y, share in parts]
+
+
+def _program(
+    model: keras.Model,
+    parameters: Sequence[keras.Variable],
+    loop: str,
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+    execution: str,
+    xla: bool,
+    rates: np.ndarray,
+) -> tuple[Program, Callable[[Mapping[str, float]], Mapping[str, Any]]]:
+    """Return a loop's update, and how its scalars become those of its execution."""
+    if loop == "fit":
+        return make_fit_batch(
+            model, parameters, loss, loss_settings, update, execution, xla, rates
+        ), dict
+    makers: dict[str, Callable] = {"manual": _manual, "native": partial(make_native, rates=rates)}
+    program = makers[loop](model, parameters, loss, loss_settings, update)
+    if execution != "compiled":
+        return program, dict
+    step = compile_step(program.step, xla)
+    return program._replace(step=step), partial(to_scalars, like=parameters[0])
+
+
+def _manual(
+    model: keras.Model,
+    parameters: Sequence[keras.Variable],
+    loss: str,
+    loss_settings: Mapping[str, Any],
+    update: Update,
+) -> Program:
+    """Return the article's step: forward, autodiff, and an update written by hand."""
+    loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
+    rule = update.rule(sqrt=tf.sqrt)
+    lacking: set[int] = set()
+    variables = [p.value for p in parameters]  # Keras's own `assign` takes three times as long
+
+    def step(parts, scalars, slots, given):
+        values, grown = [], []
+        for x, y, share, *masks in parts:
+            with tf.GradientTape() as tape:
+                value = loss_of(model(x, *masks, training=True), y)
+                if len(parts) > 1:
+                    value = value * share
+            grown.append(fill_gradients(tape.gradient(value, variables), variables, lacking))
+            values.append(value)
+        gradients = grown[0] if len(grown) == 1 else [sum(g) for g in zip(*grown, strict=True)]
+        changed, new_slots = [], []
+        used = update.clipped(gradients if given is None else given, ops=OPS)
+        for p, g, s in zip(variables, used, slots, strict=True):
+            w, s = rule(p.value(), g, s, **scalars)
+            changed.append(w)
+            new_slots.append(s)
+            p.assign(w, read_value=False)
+        return values[0] if len(values) == 1 else sum(values), gradients, changed, new_slots
+
+    return Program(step, update.scalars, lambda slots, k: None, dict, lacking)

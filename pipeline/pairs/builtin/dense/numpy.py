@@ -1,0 +1,33 @@
+"""The layer pair in NumPy, with its gradient derived by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.pairs.pair import Place
+
+
+class Dense:
+    """One fully connected layer, ``ŷ = x·w + b``.
+
+    With ``d = ∂loss/∂ŷ`` of shape ``(samples, outputs)``: ``∂w = xᵀ·d``, as ``∂ŷ[n, j]/∂w[i, j]``
+    is ``x[n, i]``, and ``∂b = Σ d`` over the samples.
+    """
+
+    def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        self.p: dict[str, np.ndarray] = {
+            "w": np.zeros((inputs[0], outputs)),
+            "b": np.zeros(outputs),
+        }
+
+    def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
+        self.x = x
+        return x @ self.p["w"] + self.p["b"]
+
+    def backward(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        return {"w": self.x.T @ d, "b": d.sum(axis=0)}
+
+
+def name_map(model: Dense) -> dict[str, Place]:
+    """Return where each neutral parameter lives."""
+    return {name: Place(name) for name in model.p}

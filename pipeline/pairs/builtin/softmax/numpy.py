@@ -1,0 +1,33 @@
+"""Softmax regression in NumPy, with its gradient derived by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.pairs.pair import Place
+
+
+class Softmax:
+    """The logits ``z = x·w + b``.
+
+    With ``d = ∂loss/∂z``, which is ``(softmax z − y)/n`` for the mean cross-entropy: ``∂w = xᵀ·d``
+    and ``∂b = Σ d`` over the samples.
+    """
+
+    def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        self.p: dict[str, np.ndarray] = {
+            "w": np.zeros((inputs[0], outputs)),
+            "b": np.zeros(outputs),
+        }
+
+    def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
+        self.x = x
+        return x @ self.p["w"] + self.p["b"]
+
+    def backward(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        return {"w": self.x.T @ d, "b": d.sum(axis=0)}
+
+
+def name_map(model: Softmax) -> dict[str, Place]:
+    """Return where each neutral parameter lives."""
+    return {name: Place(name) for name in model.p}

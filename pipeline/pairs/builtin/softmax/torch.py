@@ -1,0 +1,23 @@
+"""Softmax regression in PyTorch."""
+
+import torch
+from torch import nn
+
+from pipeline.pairs.pair import Place
+
+
+class Softmax(nn.Module):
+    """The logits ``x·w + b``; both parameters are laid out as the neutral ones."""
+
+    def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(inputs[0], outputs))
+        self.b = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.w + self.b
+
+
+def name_map(model: Softmax) -> dict[str, Place]:
+    """Return where each neutral parameter lives."""
+    return {"w": Place("w"), "b": Place("b")}
