@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,23 @@ def check(config: DictConfig, several: bool, given: Sequence[str]) -> None:
         raise ConfigError("hydra/sweeper", "optuna", "nothing to search: give a parameter a range")
 
 
-def resume(config: DictConfig, *, workers: int) -> None:
+def resume(config: DictConfig, *, workers: int, alone: bool) -> None:
     """Make or find the study, and let the sweeper run what its number of trials still lacks.
+
+    Parameters
+    ----------
+    config
+        The multirun's config; its sweeper is changed.
+    workers
+        How many trials the launcher runs at once.
+    alone
+        Whether no other sweep runs: then a trial that still counts as running was killed, and is
+        closed as failed.
 
     Raises
     ------
     SystemExit
-        With code 0, if nothing is lacking.
+        If nothing is lacking: with code 0, or 1 if every trial failed.
     """
     sweeper = config.hydra.sweeper
     given = [text.split("=")[0] for text in config.hydra.overrides.hydra]
@@ -73,16 +84,33 @@ def resume(config: DictConfig, *, workers: int) -> None:
     sweeper.storage = sweeper.storage or _beside(config.tracking.uri)
     sweeper.study_name = sweeper.study_name or _name(config)
     study = _study(config)
+    if alone:
+        _close_killed(study)
     states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
     done = sum(state in {"COMPLETE", "FAIL"} for state in states)
     if done >= sweeper.n_trials:
-        found = "  ".join(f"{key} {value}" for key, value in best(config).items())
-        print(f"nothing to do: the study has {done} trials  {found}")
+        tags = "  ".join(f"{key} {value}" for key, value in best(config).items())
+        print(f"nothing to do: the study has {done} trials  {tags}")
+        if "COMPLETE" not in states:
+            print("twingrad: every trial failed", file=sys.stderr)
+            raise SystemExit(1)
         raise SystemExit(0)
     sweeper.n_trials -= done
-    if "seed" in sweeper.sampler and sweeper.sampler.seed is None:
+    if "seed" in sweeper.sampler:
         # Of its own for each continuation: the same seed would draw the first trials once more.
-        sweeper.sampler.seed = seeds.integer(config.seed, f"search.{done}")
+        given = sweeper.sampler.seed
+        if given is None or done:
+            base = config.seed if given is None else given
+            sweeper.sampler.seed = seeds.integer(base, f"search.{done}")
+
+
+def _close_killed(study: Any) -> None:
+    """Close the trials that no process runs any more; they count as failed."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.RUNNING:
+            study.tell(trial.number, state=TrialState.FAIL)
 
 
 def value(record: RunRecord, metric: str) -> float:

@@ -227,6 +227,7 @@ def _workers(config: DictConfig) -> int:
 def _open(config: DictConfig, jobs: int | None) -> None:
     from pipeline import live
     from pipeline.report.markdown import tell_asked
+    from pipeline.tracking.query import is_sweep_running
     from pipeline.tracking.recover import close_dead_runs
     from pipeline.tracking.run import create_run
     from pipeline.tracking.store import prepare_store
@@ -237,7 +238,8 @@ def _open(config: DictConfig, jobs: int | None) -> None:
     close_dead_runs(stale=place.stale)
     title = config.sweep.title or swept(overrides)
     if jobs is None:
-        search.resume(config, workers=_workers(config))
+        alone = not is_sweep_running(place.experiment)
+        search.resume(config, workers=_workers(config), alone=alone)
     parent = create_run(
         experiment=place.experiment,
         artifacts=place.artifacts,

@@ -264,6 +264,39 @@ def test_a_search_continues_its_study(tmp_path, call):
     assert sorted(kinds) == [("adam",), ("gd",)]
 
 
+@pytest.mark.slow
+def test_a_continued_search_closes_killed_trials_and_draws_new_points(tmp_path, call):
+    if not installed("hydra/sweeper=optuna"):
+        pytest.skip("the extra search is not installed")
+    asked = (
+        "hydra/sweeper=optuna", "sweep.metric=eval/mse", "optimizer.lr=interval(1e-4,1e-2)",
+        "hydra.sweeper.sampler.seed=1", "backend=numpy", *SMALL,
+    )  # fmt: skip
+    assert call(*asked, "hydra.sweeper.n_trials=2")[0] == 0
+    with sqlite3.connect(tmp_path / "outputs/optuna.db") as store:
+        store.execute("insert into trials (number, study_id, state) values (2, 1, 'RUNNING')")
+    code, _, err = call(*asked, "hydra.sweeper.n_trials=5")
+    assert code == 0, err
+    states = query(tmp_path, "select state from trials order by number", "optuna")
+    assert [state for (state,) in states] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
+    rates = query(tmp_path, "select param_value from trial_params", "optuna")
+    assert len(set(rates)) == 4
+
+
+@pytest.mark.slow
+def test_a_search_of_which_every_trial_failed_is_an_error_each_time(tmp_path, call):
+    if not installed("hydra/sweeper=optuna"):
+        pytest.skip("the extra search is not installed")
+    asked = (
+        "hydra/sweeper=optuna", "sweep.metric=eval/mse", "optimizer.lr=interval(1e200,1e201)",
+        "hydra.sweeper.n_trials=2", "backend=numpy", *SMALL,
+    )  # fmt: skip
+    assert call(*asked)[0] == 1
+    code, _, err = call(*asked)
+    assert code == 1
+    assert "every trial failed" in err
+
+
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [

@@ -118,6 +118,22 @@ def find_latest_sweep(experiment: str) -> str:
     return str(runs[0].info.run_id)
 
 
+def is_sweep_running(experiment: str) -> bool:
+    """Whether some sweep of an experiment is not closed; those of dead processes were before."""
+    client = MlflowClient()
+    known = ask_patiently(lambda: client.get_experiment_by_name(experiment))
+    if known is None:
+        return False
+    runs = ask_patiently(
+        lambda: client.search_runs(
+            [known.experiment_id],
+            filter_string="tags.kind = 'sweep' and attributes.status = 'RUNNING'",
+            max_results=1,
+        )
+    )
+    return bool(runs)
+
+
 def find_record(run: str, *, key: str, artifacts: str = "") -> Path:
     """Return where a run's record lies: a folder given as such, or a run's artifact.
 
