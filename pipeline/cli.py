@@ -30,8 +30,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline import search, sweep
+from pipeline.config.compose import CONF
 from pipeline.config.schema import read_accepted
 from pipeline.config.types import ConfigError
+from pipeline.naming import name_run
 from pipeline.record.record import RunRecord
 from pipeline.redact import redact
 
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.live import Progress
 
-_PACKAGE = Path(__file__).parent
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 # What the user asked for; `main` sets the first one itself, and workers inherit both.
 DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
 # Hydra copies its store with each look at a group, which is half of what ``--help`` takes. What it
@@ -195,7 +195,7 @@ def _single(values: dict[str, Any], folder: Path) -> int:
         return _score(values)
     resume = values["resume"] is not None
     job = _interrupted(values) if resume else _resolve(values)
-    record = _run(job, folder=folder, name=_name(job.values), parent=None, resume=resume)
+    record = _run(job, folder=folder, name=name_run(job.values), parent=None, resume=resume)
     if record is not None:
         from pipeline import terminal
         from pipeline.tracking.views import find_page
@@ -416,13 +416,6 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     page = find_page(settings.tracking.experiment)
     terminal.where(folder, uri=settings.tracking.uri, page=page)
     return result.exit_code
-
-
-def _name(values: Mapping[str, Any]) -> str:
-    """Return a run's name: its model, its backend, and its loop unless it is the manual one."""
-    loop = values["train"]["loop"]
-    parts = [values["model"]["name"], values["backend"]["name"], "" if loop == "manual" else loop]
-    return " ".join(part for part in parts if part)
 
 
 @contextlib.contextmanager

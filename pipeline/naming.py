@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline import identity
 from pipeline.record.record import RunRecord
+
+
+def name_run(values: Mapping[str, Any]) -> str:
+    """Return a run's name: its model, its backend, and its loop unless it is the manual one."""
+    loop = values["train"]["loop"]
+    parts = [values["model"]["name"], values["backend"]["name"], "" if loop == "manual" else loop]
+    return " ".join(part for part in parts if part)
 
 
 def name_runs(records: Sequence[RunRecord]) -> list[str]:
