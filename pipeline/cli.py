@@ -34,6 +34,7 @@ from pipeline.config.compose import CONF
 from pipeline.config.schema import read_accepted
 from pipeline.config.types import ConfigError
 from pipeline.naming import name_run
+from pipeline.output import guard_output
 from pipeline.record.record import RunRecord
 from pipeline.redact import redact
 
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 
 # What the user asked for; `main` sets the first one itself, and workers inherit both.
 DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
-# Hydra copies its store with each look at a group, which is half of what ``--help`` takes. What it
-# reads from the store it copies as well.
-setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
 _exit = 0
 _received: int | None = None
 
@@ -60,7 +58,11 @@ class Terminated(KeyboardInterrupt):
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    guard_output()
     os.environ["TWINGRAD_DEBUG"] = str(int(DEBUG))
+    # Hydra copies its store with each look at a group, which is half of what ``--help`` takes. What
+    # it reads from the store it copies as well.
+    setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors shall reach `_code`, not stderr
     # Hydra's parser wants the flag in front of the overrides; people write it anywhere.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
@@ -77,7 +79,8 @@ def main() -> None:
             code = _code(error)
         else:
             reason = f"the folder cannot be made ({error})"
-            code = _code(ConfigError("hydra.run.dir", "", reason))
+            key = "hydra.sweep.dir" if sweep.is_open() else "hydra.run.dir"
+            code = _code(ConfigError(key, "", reason))
     except BaseException as error:
         code = _code(error)
     if code == 0 or sweep.is_open():

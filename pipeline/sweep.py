@@ -36,6 +36,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from pipeline import search, storage
 from pipeline.config.schema import Config, parse_config, read_accepted
 from pipeline.config.types import ConfigError
+from pipeline.output import guard_output
 from pipeline.parity.evidence import METHOD_NAME
 from pipeline.parity.verdict import WORST
 from pipeline.record.record import RunRecord
@@ -296,6 +297,7 @@ def in_worker(stop: Callable[[int, Any], None]) -> Iterator[bool]:
     if is_open():
         yield True
         return
+    guard_output()
     hydra = HydraConfig.get()
     with contextlib.suppress(OSError):
         os.chdir(hydra.runtime.cwd)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,7 +104,8 @@ def test_a_job_that_breaks_before_its_run_opens_is_not_lost(tmp_path):
 
 def test_a_sweep_that_cannot_write_its_folder_leaves_no_parent(tmp_path):
     done = call("-m", "seed=0,1", "hydra.sweep.dir=/proc/no", *SMALL, cwd=tmp_path)
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "hydra.sweep.dir" in done.stderr
     assert "/proc/no" in done.stderr
     assert query(tmp_path, "select lifecycle_stage from runs") == [("deleted",)]
 
@@ -268,3 +271,26 @@ def test_scalars_keep_losses_and_norms_only(tmp_path):
     assert {"loss", "lr", "grad_norm", "first/w", "last/w"} <= set(arrays)
     assert not [name for name in arrays if name.startswith(("param/", "grad/"))]
     assert np.isfinite(arrays["grad_norm"]).all()
+
+
+SHORT = ("experiment=article", "backend=numpy", "train.epochs=3", "data.n=10", "data.n_test=5",
+         "tracking.model=false", "tracking.figures=[png]")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("end", "extra"),
+    [(">&-", []), (">/dev/full", []), ("| true", []), (">&- 2>&-", []), (">/dev/full", ["-m"]),
+     (">/dev/full 2>/dev/full", []), ("| cat", ["'sweep.title=\"é…×\"'", "-m"])],
+)  # fmt: skip
+def test_nobody_has_to_read_what_a_run_prints(tmp_path, end, extra):
+    """A closed, full or ended stdout, and a terminal without the letters, stop no training."""
+    words = " ".join([sys.executable, "-m", "pipeline", *(f"'{word}'" for word in SHORT), *extra])
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{words} {end}"], cwd=tmp_path, check=False,
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C",
+             "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert {status for (status,) in query(tmp_path, "select status from runs")} == {"FINISHED"}

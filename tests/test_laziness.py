@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,51 @@ def test_modules_without_a_framework_load_none():
     assert list(loaded) == order
     for name, found in loaded.items():
         assert found <= ({"mlflow", "matplotlib"} if name.startswith(ABOVE) else set()), name
+
+
+EFFECTS = """
+import importlib, json, logging, multiprocessing, os, signal, sys, warnings
+def state():
+    return {
+        "environment": dict(os.environ),
+        "signals": {s.name: repr(signal.getsignal(s)) for s in signal.valid_signals()
+                    if isinstance(s, signal.Signals)},
+        "loggers": [logging.getLogger(n).level for n in ("", "mlflow", "urllib3", "alembic")],
+        "handlers": len(logging.getLogger().handlers),
+        "start": multiprocessing.get_start_method(allow_none=True),
+        "folder": os.getcwd(), "umask": os.umask(os.umask(0)), "hook": repr(sys.excepthook),
+        "store": "__deepcopy__" in vars(importlib.import_module("hydra.core.config_store").ConfigStore),
+        "sweeper": repr(importlib.import_module("hydra.plugins.sweeper").Sweeper
+                        .validate_batch_is_legal),
+    }
+for name in sys.argv[1].split(","):
+    importlib.import_module(name)  # theirs, which set what they like
+before = state()
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+after = state()
+print(json.dumps({key: [before[key], after[key]] for key in before if before[key] != after[key]}))
+"""
+
+
+@pytest.mark.parametrize("framework", ["torch", "tensorflow", "none"])
+def test_importing_changes_nothing_in_the_process(framework):
+    """No environment, signals, logging, start method or class of another's, in any module."""
+    theirs = ["mlflow", "matplotlib.figure", "sqlalchemy", "threadpoolctl"]
+    names = framework_free()
+    if framework != "none":
+        theirs.append({"tensorflow": "keras"}.get(framework, framework))
+        package = ROOT / "backends" / framework
+        names = [f"pipeline.backends.{framework}.{path.stem}" for path in package.glob("*.py")]
+        names += [f"pipeline.pairs.builtin.{m}.{framework}" for m in list_pairs()]
+        theirs += ["tensorflow"] * (framework == "tensorflow")
+    done = subprocess.run(
+        [sys.executable, "-c", EFFECTS, ",".join(theirs), *sorted(names)],
+        cwd=ROOT.parent, capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {}
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if name in framework_free()])

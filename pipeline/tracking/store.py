@@ -13,13 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# The courier below repeats what failed; MLflow's own patience of minutes would only hide it.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it holds the password
-
 import mlflow
 import requests
 from filelock import FileLock
@@ -34,11 +27,17 @@ from pipeline.config.types import ConfigError
 from pipeline.redact import redact
 from pipeline.storage import is_full
 
+# The courier repeats what failed; MLflow's own patience of minutes would only hide it. The URL that
+# it prints holds the password.
+_MLFLOW = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 # What goes wrong reaches us as an exception; their logs would add tracebacks, and URIs.
-logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-logging.getLogger("alembic").setLevel(logging.ERROR)
-
+_QUIET = {"mlflow": logging.CRITICAL, "urllib3": logging.CRITICAL, "alembic": logging.ERROR}
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 HOME_TAG = "twingrad.home"  # of an experiment: the folder of its SQLite store
 _ARTIFACTS = {
@@ -67,6 +66,14 @@ class OutsideError(TrackingError):
     """A queue that was found on disk names a file outside its run's folder."""
 
 
+def settle_mlflow() -> None:
+    """Set how patient and how loud MLflow is in this process, where nobody has said so."""
+    for name, value in _MLFLOW.items():
+        os.environ.setdefault(name, value)
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)
+
+
 def prepare_store(uri: str, *, started: bool = False) -> None:
     """Make sure the store can be written before anything is: create it, migrate it, once.
 
@@ -87,6 +94,7 @@ def prepare_store(uri: str, *, started: bool = False) -> None:
     StoreLostError
         If this process used another store of that name, which is gone.
     """
+    settle_mlflow()
     if uri in _ready and _stamp(uri) is not None:
         mlflow.set_tracking_uri(uri)
         check_presence()
