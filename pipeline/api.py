@@ -106,22 +106,28 @@ def run(*overrides: str, folder: str | Path | None = None, resume: bool = False)
             raise ConfigError(key, values[key], "is a command's; a library has the run in hand")
     from pipeline.jobs.resolve import resolve
     from pipeline.stages import run as stage
+    from pipeline.tracking.store import resolve_uri, restored_uri
 
+    # MLflow keeps a store by its URI, and a notebook may change its folder between two runs.
+    place = values["tracking"]["uri"]
+    if isinstance(place, str):
+        values["tracking"]["uri"] = resolve_uri(place)
     job = resolve(values)
     if "train" not in job.settings.stages:
         raise ConfigError("stages", list(job.settings.stages), "must have train")
-    place = _make_place("runs") if folder is None else Path(folder)
+    files = _make_place("runs") if folder is None else Path(folder)
     if stage.needs_own_process(job.settings):
-        record = _run_elsewhere(overrides, place)
+        record = _run_elsewhere(overrides, files)
     else:
-        record = stage.run(
-            job, folder=place, name=name_run(values), parent=None, resume=resume, recover=True,
-            progress=_show_nothing,
-        )  # fmt: skip
+        with restored_uri():
+            record = stage.run(
+                job, folder=files, name=name_run(values), parent=None, resume=resume,
+                recover=True, progress=_show_nothing,
+            )  # fmt: skip
     return RunResult(
         record=record,
         scores=dict(record.about["scores"]),
-        folder=place,
+        folder=files,
         run_id=str(record.about["run"]),
     )
 
@@ -197,14 +203,15 @@ def _find_record(run: RunResult | str | Path, uri: str) -> RunRecord:
     if isinstance(run, RunResult):
         return run.record
     from pipeline.tracking.query import find_record
-    from pipeline.tracking.store import use_store
+    from pipeline.tracking.store import resolve_uri, restored_uri, use_store
 
-    if not found_in(Path(run)):
-        use_store(uri)
-    try:
-        return RunRecord.load(find_record(str(run), key="run"))
-    except ValueError as error:
-        raise ConfigError("run", run, str(error)) from None
+    with restored_uri():
+        if not found_in(Path(run)):
+            use_store(resolve_uri(uri))
+        try:
+            return RunRecord.load(find_record(str(run), key="run"))
+        except ValueError as error:
+            raise ConfigError("run", run, str(error)) from None
 
 
 def _make_place(kind: str) -> Path:

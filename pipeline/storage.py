@@ -33,7 +33,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        half.replace(path)
+        os.replace(half, path)
     except BaseException:
         half.unlink(missing_ok=True)
         raise

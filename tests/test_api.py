@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,15 @@ def test_a_difference_is_found_and_named(here):
     assert (result.verdict, result.exit_code) == ("FAIL", 1)
     assert result.finding is not None
     assert result.finding.rung == "update"
+
+
+def test_each_folder_has_a_store_of_its_own(here, monkeypatch):
+    for name in ("a", "b"):
+        (here / name).mkdir()
+        monkeypatch.chdir(here / name)
+        result = run(*SMALL, "backend=numpy")
+        with sqlite3.connect(here / name / "outputs/mlflow.db") as store:
+            assert store.execute("select run_uuid from runs").fetchall() == [(result.run_id,)]
 
 
 def test_it_runs_where_an_event_loop_runs(here):

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,21 @@ def settle_mlflow() -> None:
         os.environ.setdefault(name, value)
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def restored_uri() -> Iterator[None]:
+    """Put MLflow's tracking URI back at the end, and the variable that MLflow keeps it in."""
+    name = "MLFLOW_TRACKING_URI"
+    variable, uri = os.environ.get(name), mlflow.get_tracking_uri()
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(uri)
+        if variable is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = variable
 
 
 def prepare_store(uri: str, *, started: bool = False) -> None:

@@ -88,7 +88,7 @@ def test_a_store_whose_making_was_killed_is_made_anew(tmp_path, monkeypatch):
     assert done.returncode == -9, done.stderr
     assert not (tmp_path / "outputs/mlflow.db").exists()
     monkeypatch.chdir(tmp_path)
-    store.prepare_store("sqlite:///outputs/mlflow.db")
+    store.prepare_store(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     assert query(tmp_path / "outputs/mlflow.db", "select name from experiments") == [("Default",)]
     assert not list(tmp_path.glob("outputs/.mlflow.db.new*"))
 
