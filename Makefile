@@ -45,7 +45,7 @@ test-long: $(STAMP) ## Three hundred right pairs, and every fault at more rates,
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long tests/parity $(ARGS)
 
 test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray, MLflow in a browser (minutes)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow tests/faults tests/test_launchers.py tests/test_live.py tests/test_resume_command.py $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow tests/faults tests/sweeps tests/test_resume_command.py $(ARGS)
 
 bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compiled, start-up
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,min,rounds -s $(ARGS)

@@ -29,7 +29,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pipeline import search, sweep
 from pipeline.config.compose import CONF
 from pipeline.config.schema import read_accepted
 from pipeline.config.types import ConfigError
@@ -37,10 +36,17 @@ from pipeline.naming import name_run
 from pipeline.output import guard_output
 from pipeline.record.record import RunRecord
 from pipeline.redact import redact
+from pipeline.sweeps import search
+from pipeline.sweeps.callback import Refused
+from pipeline.sweeps.close import finish, read_children
+from pipeline.sweeps.evidence import print_step, probe_options
+from pipeline.sweeps.opened import PARENT, find_open_sweep
+from pipeline.sweeps.publish import publish_comparison
+from pipeline.sweeps.workers import in_worker, note_failure, stop_jobs, tell_job
 
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
-    from pipeline.live import Progress
+    from pipeline.sweeps.live.job import Progress
 
 # What the user asked for; `main` sets the first one itself, and workers inherit both.
 DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"
@@ -79,13 +85,13 @@ def main() -> None:
             code = _code(error)
         else:
             reason = f"the folder cannot be made ({error})"
-            key = "hydra.sweep.dir" if sweep.is_open() else "hydra.run.dir"
+            key = "hydra.sweep.dir" if find_open_sweep() else "hydra.run.dir"
             code = _code(ConfigError(key, "", reason))
     except BaseException as error:
         code = _code(error)
-    if code == 0 or sweep.is_open():
+    if code == 0 or find_open_sweep():
         try:
-            closing = sweep.finish(interrupted=interrupted)
+            closing = finish(interrupted=interrupted)
             code = code or closing
         except KeyboardInterrupt:
             code = _stopped()
@@ -152,13 +158,13 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
         The number a search minimises, None in a plain sweep; the reason, as text, of a failure.
     """
     name = HydraConfig.get().job.override_dirname or "run"
-    parent, metric = os.environ.get(sweep.PARENT), OmegaConf.select(cfg, "sweep.metric")
+    parent, metric = os.environ.get(PARENT), OmegaConf.select(cfg, "sweep.metric")
     try:
-        with sweep.in_worker(_stop) as wanted:
+        with in_worker(_stop) as wanted:
             if not wanted:
                 return "stopped before it began"
             try:
-                with sweep.job(name) as job:
+                with tell_job(name) as job:
                     record = _run(
                         _resolve(_values(cfg)), folder=folder, name=name, parent=parent,
                         resume=not cfg.sweep.rerun, progress=job.progress, note=job.note,
@@ -170,10 +176,10 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
                 if DEBUG:
                     traceback.print_exc()
                 place = {"tracked": cfg.tracking, "folder": folder}
-                sweep.note_failure(parent, **place, name=name, error=error)
+                note_failure(parent, **place, name=name, error=error)
                 return f"failed: {error}"
     except KeyboardInterrupt:
-        if sweep.is_open():
+        if find_open_sweep():
             raise
         return "stopped"  # in a worker: whether the sweep goes on is the main process's matter
     return None
@@ -375,7 +381,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
             find_latest_sweep(settings.tracking.experiment) if chosen == "latest" else chosen
         )
         title, jobs = parent.info.run_name, json.loads(parent.data.tags.get("jobs", "null"))
-        records, unreadable, notes = sweep.left_by(children, jobs=jobs)
+        records, unreadable, notes = read_children(children, jobs=jobs)
         if not records and not unreadable:
             raise ConfigError("compare.sweep", chosen, "no run of it left a record")
     for run in runs:
@@ -389,8 +395,8 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
                 print("not probed: other settings or other data", flush=True)
                 continue
             print(f"probing {a.label()} against {b.label()}", flush=True)
-            if find_evidence(a, b, **sweep.probing(settings)) is None:
-                probe_and_save(a, b, say=sweep.said, **sweep.probing(settings))
+            if find_evidence(a, b, **probe_options(settings)) is None:
+                probe_and_save(a, b, say=print_step, **probe_options(settings))
     if "compare" not in settings.stages:
         return 0
     asked = f"compare.sweep={chosen}" if chosen else f"compare.runs=[{','.join(runs)}]"
@@ -404,7 +410,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
         margin=settings.parity.margin,
         accept=read_accepted(settings.parity.accept),
         precision=settings.parity.precision,
-        evidence=partial(find_evidence, **sweep.probing(settings)),
+        evidence=partial(find_evidence, **probe_options(settings)),
         hint=f"; python -m pipeline 'stages=[probe,compare]' '{asked}' measures it",
         notes=notes,
         unreadable=unreadable,
@@ -414,7 +420,7 @@ def _compare(values: Mapping[str, Any], folder: Path) -> int:
     if parent is not None and tolerance == (None, None):  # another bar is no news of the sweep
         overrides = json.loads(parent.data.tags.get("overrides", "[]"))
         tracked = reopen_run(parent.info.run_id)
-        sweep.publish(tracked, result, overrides=overrides, jobs=jobs, notes=notes)
+        publish_comparison(tracked, result, overrides=overrides, jobs=jobs, notes=notes)
     terminal.comparison(result, notes=notes)
     page = find_page(settings.tracking.experiment)
     terminal.where(folder, uri=settings.tracking.uri, page=page)
@@ -447,7 +453,7 @@ def _stop(number: int, frame: Any) -> None:
     _received = number  # Ray raises a plain KeyboardInterrupt instead of what a handler raised
     for each in _STOPPING:
         signal.signal(each, signal.SIG_IGN)
-    sweep.stop_jobs()
+    stop_jobs()
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
@@ -465,7 +471,7 @@ def _say(text: str) -> None:
 
 def _code(error: BaseException) -> int:
     """Say what went wrong in one line, and return the exit code it stands for."""
-    if isinstance(error, sweep.Refused) and error.__cause__ is not None:
+    if isinstance(error, Refused) and error.__cause__ is not None:
         error = error.__cause__
     if DEBUG:
         traceback.print_exception(error)

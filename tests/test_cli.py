@@ -226,8 +226,8 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
 
 def test_a_signal_during_the_report_stops_the_sweep(tmp_path):
     program = (
-        "import os, signal; from pipeline import cli, sweep; "
-        "sweep._report = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT); cli.main()"
+        "import os, signal; from pipeline import cli; from pipeline.sweeps import close; "
+        "close._report = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT); cli.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "-m", "seed=0,1", "backend=numpy", *SMALL],

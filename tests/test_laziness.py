@@ -18,7 +18,12 @@ ROOT = Path(pipeline.__file__).parent
 FRAMEWORKS = {"torch": {"torch"}, "tensorflow": {"tensorflow", "keras"}}
 HEAVY = {"torch", "tensorflow", "keras", "mlflow", "matplotlib"}
 OWN = {"pipeline.tracking": {"mlflow"}, "pipeline.figures": {"matplotlib"}}
-ABOVE = (*OWN, "pipeline.report", "pipeline.stages", "pipeline.sweep")  # layers on top of those two
+ABOVE = (
+    *OWN,
+    "pipeline.report",
+    "pipeline.stages",
+    "pipeline.sweeps",
+)  # layers on top of those two
 
 PROGRAM = """
 import importlib, sys

@@ -12,11 +12,11 @@ import sys
 import pairs
 import pytest
 
-from pipeline import sweep
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
 from pipeline.stages import compare as compare_stage
 from pipeline.stages.compare import compare, paired
+from pipeline.sweeps.publish import publish_comparison
 from pipeline.tracking import run as tracking_run
 
 SMALL = ("data.n=20", "data.n_test=10", "train.epochs=5")
@@ -244,7 +244,7 @@ def test_a_sweeps_runs_and_its_parent_are_tagged_with_the_verdict_over_seeds(
     monkeypatch.setattr(tracking_run, "reopen_run", lambda run: children.setdefault(run, Tags()))
     result = judged(over_seeds(runs, apart=apart), tmp_path, margin=0.01)
     parent = Tags()
-    sweep.publish(parent, result, overrides=[], jobs=12, notes=[])
+    publish_comparison(parent, result, overrides=[], jobs=12, notes=[])
     assert len(children) == 12
     assert {child.tags["parity.verdict"] for child in children.values()} == {verdict}
     assert parent.tags["parity.verdict"] == verdict
@@ -257,7 +257,7 @@ def test_a_group_without_any_pair_is_tagged_too(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking_run, "reopen_run", lambda run: None)
     parent = Tags()
     result = judged(over_seeds(runs, diverged=6), tmp_path, margin=0.01)
-    sweep.publish(parent, result, overrides=[], jobs=12, notes=[])
+    publish_comparison(parent, result, overrides=[], jobs=12, notes=[])
     assert (result.pairs, parent.tags["parity.verdict"]) == ([], "FAIL")
 
 

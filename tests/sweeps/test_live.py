@@ -19,14 +19,24 @@ import pytest
 from commands import environment
 from rich.console import Console
 
-from pipeline import live
+from pipeline.sweeps.live import board
+from pipeline.sweeps.live import job as job_file
+from pipeline.sweeps.live.board import Board
+from pipeline.sweeps.live.job import Job
+from pipeline.sweeps.live.table import (
+    count_jobs,
+    estimate_seconds_left,
+    make_table,
+    read_states,
+    tell_span,
+)
 
 QUICK = ("backend=numpy", "tracking.model=false", "data.n=20", "data.n_test=10")
 
 
 def shown(states, *, total, now=100.0, rows=20, width=100):
     out = Console(width=width, file=io.StringIO())
-    out.print(live.table(states, title="lr", total=total, now=now, rows=rows))
+    out.print(make_table(states, title="lr", total=total, now=now, rows=rows))
     return [line.rstrip() for line in out.file.getvalue().splitlines()]
 
 
@@ -64,15 +74,15 @@ def test_a_low_terminal_has_as_many_rows_as_it_has_room_for():
     rows = [line.split()[0] for line in lines if re.match(r" *\d", line)]
     assert rows == ["40", "39", "38", "37", "36"]
     assert lines[-1] == "and 36 more"
-    assert len(lines) <= 5 + live._AROUND - 1
+    assert len(lines) <= 5 + board._AROUND - 1
     assert all(len(line) <= 40 for line in shown(states, total=50, width=40))
 
 
 def test_what_was_finished_before_or_never_trained_says_nothing_about_the_pace():
     told = {0: state("done"), 1: state("failed")}
-    assert live.left(told, total=4, now=10.0) is None
+    assert estimate_seconds_left(told, total=4, now=10.0) is None
     told[2] = state("done", total=5)
-    assert live.left(told, total=4, now=10.0) == pytest.approx(10.0)
+    assert estimate_seconds_left(told, total=4, now=10.0) == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize(
@@ -80,25 +90,25 @@ def test_what_was_finished_before_or_never_trained_says_nothing_about_the_pace()
     [(0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min"), (80, "1 min 20 s"), (7260, "2 h 1 min")],
 )
 def test_a_time_in_words(seconds, text):
-    assert live.span(seconds) == text
+    assert tell_span(seconds) == text
 
 
 def test_a_job_tells_how_it_goes_and_how_it_ends(tmp_path, monkeypatch):
     states = {}
-    monkeypatch.setattr(live, "_PAUSE", 0.0)
+    monkeypatch.setattr(job_file, "PAUSE", 0.0)
     for number, error in enumerate([None, ValueError, KeyboardInterrupt]):
-        job = live.Job(tmp_path, number=number, name="n", lines=False)
+        job = Job(tmp_path, number=number, name="n", lines=False)
         try:
             with job.running(), job.progress(10) as told:
                 told(5, 0.25)
-                live.read(tmp_path, states)
+                read_states(tmp_path, states)
                 now = states[number]
                 assert (now["state"], now["step"], now["total"]) == ("running", 5, 10)
                 if error:
                     raise error
         except BaseException as raised:
             assert error is type(raised)  # noqa: PT017
-        live.read(tmp_path, states)
+        read_states(tmp_path, states)
     assert [states[i]["state"] for i in range(3)] == ["done", "failed", "stopped"]
     assert all(states[i]["end"] >= states[i]["start"] for i in range(3))
 
@@ -106,31 +116,31 @@ def test_a_job_tells_how_it_goes_and_how_it_ends(tmp_path, monkeypatch):
 def test_a_killed_job_is_known_by_its_process_and_half_a_file_says_nothing(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    job = live.Job(tmp_path, number=3, name="n", lines=False)
+    job = Job(tmp_path, number=3, name="n", lines=False)
     job._tell(pid=ended.pid)
     states = {}
-    live.read(tmp_path, states)
+    read_states(tmp_path, states)
     assert states[3]["state"] == "killed"
-    assert "1 killed" in live.counts(states, total=2, now=time.time())
+    assert "1 killed" in count_jobs(states, total=2, now=time.time())
     job._tell(pid=os.getpid())
-    live.read(tmp_path, states)
+    read_states(tmp_path, states)
     assert states[3]["state"] == "running"
     (tmp_path / "3.json").write_text('{"name": "n", "sta')
-    live.read(tmp_path, states)
+    read_states(tmp_path, states)
     assert states[3]["name"] == "n"
 
 
 def test_a_disk_without_room_stops_no_job(tmp_path):
     (tmp_path / "file").touch()
-    job = live.Job(tmp_path / "file", number=0, name="n", lines=False)
+    job = Job(tmp_path / "file", number=0, name="n", lines=False)
     with job.running(), job.progress(10) as told:
         told(1, 0.5)
 
 
 def test_without_a_terminal_there_is_a_line_at_each_start_and_end(tmp_path, capsys):
-    board = live.Board(tmp_path, title="lr", total=2)
+    board = Board(tmp_path, title="lr", total=2)
     for number in range(2):
-        job = live.Job(tmp_path, number=number, name=f"seed={number}", lines=True)
+        job = Job(tmp_path, number=number, name=f"seed={number}", lines=True)
         with job.running():
             board.look()
             with job.progress(10) as told:
@@ -219,12 +229,13 @@ def terminal(tmp_path):
 OTHERS = """
 import os, subprocess, sys, time
 from pathlib import Path
-from pipeline import live
+from pipeline.sweeps.live.board import Board
+from pipeline.sweeps.live.job import Job
 
 folder = Path("jobs")
-board = live.Board(folder, title="lr", total=2)
+board = Board(folder, title="lr", total=2)
 assert board.on_screen
-with live.Job(folder, number=0, name="seed=0", lines=False).running():
+with Job(folder, number=0, name="seed=0", lines=False).running():
     time.sleep(1)
     code = "import sys, time; sys.stderr.write('a wor'); time.sleep(0.6); sys.stderr.write('se thing\\\\n')"
     subprocess.run([sys.executable, "-c", code])

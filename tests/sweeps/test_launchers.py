@@ -16,13 +16,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from pipeline import search
 from pipeline.jobs.check import check_config
 from pipeline.jobs.resolve import resolve
 from pipeline.pairs.registry import find_pair, list_pairs
 from pipeline.record.record import RunRecord
+from pipeline.sweeps import search
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 PIPELINE = (sys.executable, "-m", "pipeline", "-m", "tracking.model=false", "parity.probe=off")
 SMALL = ("train.epochs=2", "data.n=20", "data.n_test=10", "backend=numpy")
 JOBLIB = ("hydra/launcher=joblib",)

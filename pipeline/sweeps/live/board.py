@@ -1,0 +1,103 @@
+"""What the main process shows of its sweep while it runs: a table, or lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+
+from pipeline.sweeps.live.job import PAUSE
+from pipeline.sweeps.live.screen import Screen
+from pipeline.sweeps.live.table import State, count_jobs, make_table, read_states, tell_span
+
+_AROUND = 7  # lines that the table has besides its rows, and one for the prompt
+
+
+class Board:
+    """What the main process shows of its sweep, from its start to `close`.
+
+    Parameters
+    ----------
+    folder
+        Where the jobs leave their files.
+    total
+        How many jobs there will be.
+    """
+
+    def __init__(self, folder: Path, *, title: str, total: int) -> None:
+        self._folder = folder
+        self._title = title
+        self._total = total
+        self._states: dict[int, State] = {}
+        self._printed: dict[int, str] = {}
+        self._looking = threading.Lock()
+        self._ended = threading.Event()
+        self._screen: Screen | None = None
+        if sys.stdout.isatty() and os.isatty(1) and not Console().is_dumb_terminal:
+            self._screen = Screen()
+        self._thread = threading.Thread(target=self._loop, name="board", daemon=True)
+        self._thread.start()
+
+    @property
+    def on_screen(self) -> bool:
+        """Whether there is a table, so that nothing else need show how far a job is."""
+        return self._screen is not None
+
+    def _loop(self) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone
+            while not self._ended.wait(PAUSE):
+                self._look()
+
+    def look(self) -> None:
+        """Print the lines of what is new at once, where there is no table."""
+        if self._screen is None:
+            with contextlib.suppress(OSError):
+                self._look()
+
+    def _look(self) -> None:
+        with self._looking:
+            read_states(self._folder, self._states)
+            if self._screen is not None:
+                self._screen.draw(self._table)
+                return
+            for line in self._news():
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+
+    def _table(self, lines: int) -> RenderableType:
+        about = {"title": self._title, "total": self._total, "now": time.time()}
+        return make_table(self._states, **about, rows=lines - _AROUND)  # type: ignore[arg-type]
+
+    def _news(self) -> Iterator[str]:
+        """Yield a line for each job that started or ended since the last time."""
+        for number, state in sorted(self._states.items()):
+            if self._printed.get(number) == state["state"]:
+                continue
+            self._printed[number] = state["state"]
+            if state["end"] is None and state["state"] == "running":
+                yield f"job {number} started: {state['name']}"
+                continue
+            took = f" in {tell_span(state['end'] - state['start'])}" if state["end"] else ""
+            counted = count_jobs(self._states, total=self._total, now=time.time())
+            note = f", {state['note']}" if state["note"] else ""
+            yield f"job {number} {state['state']}{took}: {state['name']}{note}  ({counted})"
+
+    def close(self) -> None:
+        """Show the last of it, and give the terminal back."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            with contextlib.suppress(OSError):
+                self._look()
+        finally:
+            if self._screen is not None:
+                self._screen.close()
+        if self._screen is not None and self._states:
+            with contextlib.suppress(OSError):
+                print(f"{self._title}: {count_jobs(self._states, total=self._total, now=None)}")

@@ -1,0 +1,72 @@
+"""A sweep's comparison on its parent run and on its runs in MLflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.parity.evidence import METHOD_NAME
+from pipeline.parity.verdict import WORST
+
+
+def publish_comparison(
+    parent: Any, result: Any, *, overrides: list[str], jobs: int | None, notes: list[str]
+) -> None:
+    """Put a comparison on the sweep's parent run: tables, figures, report and a description.
+
+    What was put there before, by the sweep itself, is replaced; its runs are told their verdicts.
+    """
+    from pipeline import leaderboard
+    from pipeline.report.markdown import describe_sweep
+    from pipeline.report.tables import summarise_runs, tabulate_equivalences, tabulate_verdicts
+
+    _tag_runs(result)
+    parent.log_folder(result.folder / "plots", "plots")
+    for name in ("report.html", "parity.json"):
+        parent.log_file(result.folder / name)
+    tables = {
+        "runs": summarise_runs(result.records),
+        "leaderboard": result.board,
+        "differences": leaderboard.differences(result.records),
+        "verdicts": tabulate_verdicts(
+            result.records, result.pairs, result.ladders, result.by_seeds
+        ),
+        "equivalence": tabulate_equivalences(result.equal),
+        "pairs": result.table(),
+    }
+    for name, (header, rows) in tables.items():
+        if rows:
+            parent.log_table(header, rows, name)
+    for name, test in result.equal.items():
+        parent.log_tags({f"equivalence.{name}"[:250]: test.sentence()})
+    if result.judges:
+        parent.log_tags({"parity.verdict": result.worst, "parity.method": METHOD_NAME})
+    parent.log_metrics({f"parity/{key}": v for key, v in result.largest().items()})
+    text = describe_sweep(
+        result.records, overrides=overrides, jobs=jobs, notes=notes, pairs=result.pairs,
+        ladders=result.ladders, board=result.board, equal=result.equal,
+        by_seeds=result.by_seeds,
+    )  # fmt: skip
+    parent.describe(text)
+
+
+def _tag_runs(result: Any) -> None:
+    """Tell each run of a pair its verdict and who its twin is; of several the worst."""
+    from pipeline.tracking.run import reopen_run
+
+    for run in result.unreadable:
+        tracked = reopen_run(run)
+        if tracked is not None:
+            tracked.log_tags({"parity.verdict": "ERROR"})
+    verdicts_of: dict[str, list[tuple[str, str]]] = {}
+    for pair, (verdict, _) in zip(result.pairs, result.verdicts, strict=True):
+        ids = [str(side.about.get("run", "")) for side in pair]
+        for run, twin in (ids, ids[::-1]):
+            verdicts_of.setdefault(run, []).append((verdict, twin))
+    for run, verdicts in verdicts_of.items():
+        worst = max((verdict for verdict, _ in verdicts), key=WORST.__getitem__)
+        twins = ", ".join(twin for _, twin in verdicts)
+        tracked = reopen_run(run)
+        if tracked is not None:
+            tracked.log_tags(
+                {"parity.verdict": worst, "parity.twin": twins, "parity.method": METHOD_NAME}
+            )
