@@ -42,7 +42,13 @@ from pipeline.sweeps.close import finish, read_children
 from pipeline.sweeps.evidence import print_step, probe_options
 from pipeline.sweeps.opened import PARENT, find_open_sweep
 from pipeline.sweeps.publish import publish_comparison
-from pipeline.sweeps.workers import in_worker, note_failure, stop_jobs, tell_job
+from pipeline.sweeps.workers import (
+    ask_jobs_to_stop,
+    in_worker,
+    must_wait_for_jobs,
+    note_failure,
+    tell_job,
+)
 
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
@@ -76,7 +82,10 @@ def main() -> None:
     interrupted, code = False, 0
     try:
         _check_words(sys.argv[1:])
-        _command()
+        try:
+            _command()
+        finally:
+            _end_waiting()
         code = _exit
     except KeyboardInterrupt:
         interrupted, code = True, _stopped()
@@ -448,13 +457,39 @@ def _catch_signals() -> None:
 
 
 def _stop(number: int, frame: Any) -> None:
-    """Signal handler: let jobs elsewhere end, which their launcher would kill, then raise."""
+    """Signal handler: ask jobs elsewhere to end, and raise; while such jobs run, a timer raises.
+
+    Their launcher kills them once this process is interrupted, so that comes after they have saved.
+    Nothing waits in a handler: until then the launcher goes on waiting for its jobs.
+    """
     global _received
     _received = number  # Ray raises a plain KeyboardInterrupt instead of what a handler raised
     for each in _STOPPING:
         signal.signal(each, signal.SIG_IGN)
-    stop_jobs()
+    sweep = find_open_sweep()
+    if sweep is not None:
+        ask_jobs_to_stop(sweep)
+        if must_wait_for_jobs(sweep):
+            signal.signal(signal.SIGALRM, _stop_when_saved)
+            signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+            return
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _stop_when_saved(number: int, frame: Any) -> None:
+    """Timer's handler: raise as soon as no job elsewhere is waited for."""
+    sweep = find_open_sweep()
+    if sweep is None or not must_wait_for_jobs(sweep):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise KeyboardInterrupt
+
+
+def _end_waiting() -> None:
+    """Take the timer away, and raise where a signal arrived that raised nothing yet."""
+    if _received is not None:
+        with contextlib.suppress(AttributeError):  # a system without timers
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        raise KeyboardInterrupt
 
 
 def _stopped() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from typing import Any
 
 from pipeline.config.schema import read_accepted
@@ -15,7 +16,7 @@ from pipeline.sweeps.launchers import end_workers
 from pipeline.sweeps.opened import OpenSweep, find_open_sweep, forget_open_sweep
 from pipeline.sweeps.plan import read_settings
 from pipeline.sweeps.publish import publish_comparison
-from pipeline.sweeps.workers import redact_multirun, stop_jobs
+from pipeline.sweeps.workers import ask_jobs_to_stop, must_wait_for_jobs, redact_multirun
 
 
 def finish(*, interrupted: bool) -> int:
@@ -28,7 +29,9 @@ def finish(*, interrupted: bool) -> int:
     if sweep is None:
         return 0
     try:
-        stop_jobs()
+        ask_jobs_to_stop(sweep)
+        while must_wait_for_jobs(sweep):
+            time.sleep(0.05)
         end_workers()
     finally:
         if sweep.board is not None:

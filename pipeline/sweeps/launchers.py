@@ -6,12 +6,15 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.types import ConfigError
+from pipeline.sweeps.opened import GRACE
 
 
 def ready_launcher(config: DictConfig) -> None:
@@ -22,7 +25,7 @@ def ready_launcher(config: DictConfig) -> None:
             allowed = "must be a number of processes, or -1 for one a core"
             raise ConfigError("hydra.launcher.n_jobs", 0, allowed)
         _check_joblib(launcher)
-        path = f"{__name__}.{leave_interrupts_to_main.__name__}"
+        path = f"{__name__}.{prepare_worker.__name__}"
         quiet = {"_target_": "hydra.utils.get_method", "path": path}
         settings: Any = OmegaConf.to_container(launcher)  # whose own schema has no such key
         config.hydra.launcher = {**settings, "initializer": quiet}
@@ -42,9 +45,29 @@ def _check_joblib(launcher: DictConfig) -> None:
         raise ConfigError("hydra.launcher", "joblib", str(error)) from None
 
 
-def leave_interrupts_to_main() -> None:
-    """Ignore Ctrl-C in a joblib worker, which gets it as well: the main process stops its job."""
+def prepare_worker() -> None:
+    """Let a joblib worker leave Ctrl-C to the main process, and end once that is gone.
+
+    A terminal sends Ctrl-C to the workers as well; the main process stops their jobs. One that is
+    killed cannot do so.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a job has time to save, an idle one ends at once.
+
+    SIGTERM is what stops a job (`workers.in_worker`), is ignored while it saves, and ends a process
+    that has no job.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    until = time.monotonic() + GRACE
+    while time.monotonic() < until:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _start_ray(config: DictConfig) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.sweeps.live.board import Board
 
 PARENT = "TWINGRAD_PARENT"  # the environment variable that tells a job its parent's id
+GRACE = 30.0  # seconds that jobs elsewhere have to save what they hold
 RUNNING, JOBS = ".running", "jobs"  # the folder of jobs that run, and in it what each one tells
 
 
@@ -36,6 +37,9 @@ class OpenSweep:
         How many there will be; None in a search, which has no such number.
     board
         What is shown while it runs.
+    deadline
+        When jobs in other processes that were asked to stop are waited for no longer, in seconds of
+        the monotonic clock.
 
     Attributes
     ----------
@@ -50,6 +54,7 @@ class OpenSweep:
     title: str
     jobs: int | None
     board: Board | None = None
+    deadline: float | None = None
     folder: Path = field(init=False)
     running: Path = field(init=False)
 

@@ -17,12 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from pipeline import storage
 from pipeline.output import guard_output
 from pipeline.redact import redact
-from pipeline.sweeps.opened import JOBS, RUNNING, find_open_sweep
+from pipeline.sweeps.opened import GRACE, JOBS, RUNNING, OpenSweep, find_open_sweep
 
 if TYPE_CHECKING:
     from pipeline.sweeps.live.job import Job
-
-GRACE = 30.0  # seconds that jobs elsewhere have to save what they hold
 
 
 @contextlib.contextmanager
@@ -92,18 +90,21 @@ def in_worker(stop: Callable[[int, Any], None]) -> Iterator[bool]:
         mine.unlink(missing_ok=True)
 
 
-def stop_jobs() -> None:
-    """Tell the jobs in other processes to end, and wait until they have saved what they hold."""
-    sweep = find_open_sweep()
-    if sweep is None:
-        return
-    folder = sweep.running
+def ask_jobs_to_stop(sweep: OpenSweep) -> None:
+    """Tell the jobs in other processes to save what they hold, and to end; wait for none."""
+    if sweep.deadline is None:
+        sweep.deadline = time.monotonic() + GRACE
     with contextlib.suppress(OSError):  # where nothing can be written, no job has begun
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "stop").touch()
-        until = time.monotonic() + GRACE
-        while any(map(_runs, folder.iterdir())) and time.monotonic() < until:
-            time.sleep(0.05)
+        sweep.running.mkdir(parents=True, exist_ok=True)
+        (sweep.running / "stop").touch()
+
+
+def must_wait_for_jobs(sweep: OpenSweep) -> bool:
+    """Whether jobs that were asked to stop still run in other processes, and have time to."""
+    with contextlib.suppress(OSError):
+        if sweep.deadline is not None and time.monotonic() < sweep.deadline:
+            return any(map(_runs, sweep.running.iterdir()))
+    return False
 
 
 def _runs(file: Path) -> bool:

@@ -120,8 +120,19 @@ def workers(cwd, process, count, finished=0, timeout=120):
     raise AssertionError("the jobs did not start")
 
 
-def gone(pids):
-    until = time.monotonic() + 10
+def session(leader):
+    """The process ids of all that a command started."""
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, fields = path.read_text().rsplit(")", 1)
+            if fields.split()[3] == str(leader) and fields.split()[0] != "Z":
+                pids.append(int(name.split()[0]))
+    return pids
+
+
+def gone(pids, seconds=10):
+    until = time.monotonic() + seconds
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
         time.sleep(0.1)
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -208,6 +219,24 @@ def test_interrupt_of_the_whole_group_closes_the_jobs_of_joblib(tmp_path, start)
     for path in tmp_path.glob("outputs/sweeps/*/*/*/record/record.json"):
         assert RunRecord.load(path.parent).steps >= 100
     assert gone(pids)
+
+
+@pytest.mark.slow
+def test_workers_of_joblib_end_with_a_parent_that_is_killed(tmp_path, start):
+    """Jobs save what they hold and close their runs; the idle third worker ends, too."""
+    process = start(*JOBLIB, "hydra.launcher.n_jobs=3", "train.epochs=100,5000000,5000001",
+                    *LONG[:1], *LONG[2:])  # fmt: skip
+    pids = workers(tmp_path, process, 2, finished=1)
+    process.kill()
+    process.wait(timeout=60)
+    assert gone(session(process.pid), seconds=60)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    ends = query(
+        tmp_path, "select r.status from runs r join tags t on t.run_uuid = r.run_uuid"
+        " where t.key = 'mlflow.parentRunId' order by r.status",
+    )  # fmt: skip
+    assert ends == [("FINISHED",), ("KILLED",), ("KILLED",)]
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/record/record.json"))) == 3
 
 
 @pytest.mark.slow

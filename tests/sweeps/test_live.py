@@ -260,10 +260,12 @@ def test_what_other_processes_write_is_whole_and_above_the_table(terminal):
     assert opened.data.rfind(b"\x1b[?25h") > opened.data.rfind(b"\x1b[?25l")
 
 
-def test_a_kill_leaves_a_terminal_that_can_be_used(terminal):
+def test_a_kill_leaves_a_terminal_that_can_be_used_and_what_was_printed(terminal, tmp_path):
     opened = terminal(sys.executable, "-c", OTHERS, "kill")
     assert opened.end() == -signal.SIGKILL
     assert "1 running" in opened.text
+    log = (tmp_path / "jobs/output.log").read_text()
+    assert log == "a worse thing\nsaid by print\nand the last word"
     assert opened.data.rfind(b"\x1b[?25h") > opened.data.rfind(b"\x1b[?25l")  # the cursor is there
 
 

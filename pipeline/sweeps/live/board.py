@@ -16,6 +16,7 @@ from pipeline.sweeps.live.job import PAUSE
 from pipeline.sweeps.live.screen import Screen
 from pipeline.sweeps.live.table import State, count_jobs, make_table, read_states, tell_span
 
+OUTPUT = "output.log"  # in the jobs' folder: what any process printed while there was a table
 _AROUND = 7  # lines that the table has besides its rows, and one for the prompt
 
 
@@ -40,7 +41,8 @@ class Board:
         self._ended = threading.Event()
         self._screen: Screen | None = None
         if sys.stdout.isatty() and os.isatty(1) and not Console().is_dumb_terminal:
-            self._screen = Screen()
+            with contextlib.suppress(OSError):  # where no file can be made there are lines instead
+                self._screen = Screen(folder / OUTPUT)
         self._thread = threading.Thread(target=self._loop, name="board", daemon=True)
         self._thread.start()
 

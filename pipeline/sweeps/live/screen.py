@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.live import Live
@@ -17,14 +17,27 @@ class Screen:
     """The terminal while a table is on it; what is written there goes above the table.
 
     The descriptors of stdout and stderr themselves lead into a file meanwhile, so that this holds
-    for workers and libraries, too. It lies in memory: no disk can fill up, no pipe can break.
+    for workers and libraries, too. The file lies on disk: what a sweep printed last can be read
+    there after it was killed.
+
+    Parameters
+    ----------
+    path
+        The file; what is in it is deleted.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        self._aside = os.open(path, flags, 0o666)
         sys.stdout.flush()
         sys.stderr.flush()
         self._terminals = {number: os.dup(number) for number in (1, 2) if os.isatty(number)}
-        self._aside = _file_in_memory()
         self._read, self._rest = 0, b""
         self._console = Console(file=os.fdopen(self._terminals[1], "w", closefd=False))
         self._live = Live(
@@ -70,10 +83,3 @@ class Screen:
                 os.dup2(terminal, number)
             for number in (*self._terminals.values(), self._aside):
                 os.close(number)
-
-
-def _file_in_memory() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("twingrad")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
