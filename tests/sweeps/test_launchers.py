@@ -216,7 +216,9 @@ def test_interrupt_of_the_whole_group_closes_the_jobs_of_joblib(tmp_path, start)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert books(tmp_path) == ("KILLED", ["KILLED"] * 2)
-    for path in tmp_path.glob("outputs/sweeps/*/*/*/record/record.json"):
+    records = list(tmp_path.glob("outputs/sweeps/*/*/*/record/record.json"))
+    assert len(records) == 2  # saved before the launcher ended its workers
+    for path in records:
         assert RunRecord.load(path.parent).steps >= 100
     assert gone(pids)
 
