@@ -78,7 +78,7 @@ class ComparisonResult:
     folder: Path
 
 
-def run(*overrides: str, folder: str | Path | None = None, resume: bool = False) -> RunResult:
+def run(*overrides: str, folder: str | Path | None = None) -> RunResult:
     """Train and evaluate one side, as ``python -m pipeline`` with these overrides does.
 
     Parameters
@@ -87,8 +87,6 @@ def run(*overrides: str, folder: str | Path | None = None, resume: bool = False)
         As on the command line: ``"backend=torch"``, ``"optimizer=adam"``, ``"train.epochs=20"``.
     folder
         Where the run's files go; None makes one below ``outputs/runs``.
-    resume
-        Whether to go on from the checkpoint of the same job, if there is one.
 
     Raises
     ------
@@ -121,7 +119,7 @@ def run(*overrides: str, folder: str | Path | None = None, resume: bool = False)
     else:
         with restored_uri():
             record = stage.run(
-                job, folder=files, name=name_run(values), parent=None, resume=resume,
+                job, folder=files, name=name_run(values), parent=None, resume=False,
                 recover=True, progress=_show_nothing,
             )  # fmt: skip
     return RunResult(
@@ -157,9 +155,12 @@ def compare(
     ------
     ConfigError
         If a value is wrong, a run is not there, or its record cannot be read.
+    RuntimeError
+        If the pair has to be probed, and a framework was started here with other threads.
     """
     from pipeline.stages import compare as stage
     from pipeline.stages.probe import find_evidence, probe_and_save
+    from pipeline.stages.run import needs_own_process
 
     settings = parse_config(compose_values(overrides))
     parity = settings.parity
@@ -171,6 +172,11 @@ def compare(
         "precision": parity.precision,
     }
     if probe and stage.may_be_probed(*records) and find_evidence(*records, **asked) is None:
+        if any(needs_own_process(parse_config(record.config)) for record in records):
+            raise RuntimeError(
+                "a framework was started in this process with other threads than these runs had; "
+                "compare them in a new process, or with probe=False"
+            )
         probe_and_save(*records, **asked)
     place = _make_place("runs") if folder is None else Path(folder)
     result = stage.compare(

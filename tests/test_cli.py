@@ -69,6 +69,16 @@ def query(cwd, sql):
         (["-m", "--run", "seed=1,2"], ["--run", "--multirun"]),
         (["-m", "seed=range(0,1e400)"], ["seed=range(0,1e400)", "no end"]),
         (["-m", "stages=[compare]", "seed=1,2"], ["stages", "compare"]),
+        (["--cfg=nope"], ["--cfg=nope", "job, hydra"]),
+        (["-m", "seed=range(0,1e15)"], ["seed=range(0,1e15)", "100000 jobs"]),
+        (["-m", "seed=range(0,1000)", "data.n=range(1,1000)"], ["--multirun=999000", "100000"]),
+        (["-m", "experiment=../optimizer/gd,article"], ["experiment=../optimizer/gd", "article"]),
+        (["-m", "optimizer=null,gd"], ["optimizer=null,gd", "momentum"]),
+        (["hydra.output_subdir=" + "x" * 300], ["hydra.output_subdir", "name of a folder"]),
+        (["tracking.artifacts=" + "x/" * 2500], ["tracking.artifacts", "longer"]),
+        (["tracking.artifacts=" + "x" * 300], ["tracking.artifacts", "longer"]),
+        (["data.path=~nosuchuser/x.csv"], ["data.path=~nosuchuser/x.csv", "in quotes"]),
+        (["model=polynomial", "model.degree=1000000"], ["model.degree=1000000", "1023"]),
         (["-m", "sweep.metric=nope", "seed=1,2"], ["sweep.metric=nope", "eval/mse"]),
         (["-m", "tracking.artifacts=s3://b/x", "seed=1,2"], ["tracking.artifacts=s3://b/x"]),
         (
@@ -149,7 +159,7 @@ def test_answers_before_anything_heavy_is_imported(tmp_path, arguments):
         "heavy = {'torch', 'tensorflow', 'keras', 'mlflow', 'matplotlib'}\n"
         "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
         f"sys.argv[1:] = {arguments!r}\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         "main()\n"
     )
     done = subprocess.run(
@@ -164,7 +174,7 @@ def test_a_run_imports_only_its_own_framework(tmp_path, backend, other):
         "import sys, atexit\n"
         f"atexit.register(lambda: print('OTHER', {other!r} in sys.modules))\n"
         f"sys.argv[1:] = ['backend={backend}', 'train.epochs=2', 'data.n=5']\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         "main()\n"
     )
     done = subprocess.run(
@@ -226,8 +236,8 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
 
 def test_a_signal_during_the_report_stops_the_sweep(tmp_path):
     program = (
-        "import os, signal; from pipeline import cli; from pipeline.sweeps import close; "
-        "close._report = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT); cli.main()"
+        "import os, signal; from pipeline.cli.main import main; from pipeline.sweeps import close; "
+        "close._report = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT); main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "-m", "seed=0,1", "backend=numpy", *SMALL],

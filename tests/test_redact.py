@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.redact import redact
+from pipeline.redact import redact, redact_values
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_passwords_are_taken_out_of_any_text(text):
 @pytest.mark.parametrize("text", ["sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000", "a@b"])
 def test_what_holds_no_password_stays(text):
     assert redact(text) == text
+
+
+def test_a_config_is_redacted_in_every_text():
+    values = {"a": {"b": ["http://me:secret@h", 1, None]}, "t": "x?token=secret", "n": 2.0}
+    shown = redact_values(values)
+    assert "secret" not in str(shown)
+    assert (shown["a"]["b"][1:], shown["n"], list(shown)) == ([1, None], 2.0, ["a", "t", "n"])
+    assert values["t"] == "x?token=secret"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -15,6 +15,13 @@ from pipeline.config.types import ConfigError
 
 _PACKAGE = Path(__file__).parents[1]
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+
+class ComposeError(ConfigError):
+    """Hydra cannot compose a config; its text is the line that the command says."""
+
+    def __init__(self, text: str) -> None:
+        Exception.__init__(self, text)
 
 
 def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
@@ -31,9 +38,36 @@ def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             config = compose("config", list(overrides))
             values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(str(error.full_key), "???", "must be given") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError("overrides", " ".join(overrides), reason) from error
+        raise ComposeError(explain_hydra(error)) from None
     return dict(values)
+
+
+# Settings of an earlier version, and what stands in their place.
+_REPLACED = {
+    "parity.permutations": "noise floors of permuted batches were replaced by two tests from equal "
+    "states, which need no number (docs/parity.md)",
+    "parity.forced": "each step is always made from equal states (docs/parity.md)",
+}
+
+
+def explain_hydra(error: BaseException) -> str:
+    """Put Hydra's and OmegaConf's errors into one line: the key, the value, what is allowed."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        extra = {"ray": "ray", "optuna": "search"}.get(option)
+        install = f"; pip install 'twingrad[{extra}]' brings {option}" if extra else ""
+        return f"{group}={option}: must be one of {', '.join(sorted(error.options))}{install}"
+    cause = error.__cause__
+    replaced = _REPLACED.get(str(getattr(cause, "full_key", "")))
+    if replaced is not None:
+        return f"{getattr(cause, 'full_key', '')}: is gone; {replaced}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}=???: must be given"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
+        allowed = ", ".join(sorted(map(str, cause.parent_node)))
+        return f"{cause.full_key}: unknown key; allowed here: {allowed}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; put such a value in quotes: 'key=\"value\"'"
+    return " ".join(str(error).split())

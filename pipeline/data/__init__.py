@@ -99,13 +99,13 @@ def make(name: str, *, settings: Mapping[str, Any], stream: Callable) -> Dataset
     stream
         Maps the name of a random stream to its generator.
     """
-    check_size(settings)
+    check_memory(settings)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers too large are refused in one line
         arrays, facts, *source = maker(name)(stream, **settings)
     return Dataset(name=name, arrays=arrays, facts=facts, source=source[0] if source else None)
 
 
-def check_size(settings: Mapping[str, Any]) -> None:
+def check_memory(settings: Mapping[str, Any]) -> None:
     """Refuse samples by the numbers asked for that this machine's memory cannot hold.
 
     ``rows · (features + 1) · 8`` bytes at least, and so much again for the noise.

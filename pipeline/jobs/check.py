@@ -27,7 +27,7 @@ def check_config(values: Mapping[str, Any]) -> Config:
     Loads no framework and makes no data. Raises `ConfigError` for the first thing that is wrong.
     """
     settings = parse_config(values)
-    check_places(settings)
+    check_destinations(settings)
     for group, module in (("loss", losses), ("optimizer", optimizers), ("schedule", schedules)):
         part = getattr(settings, group)
         function = choose_option(f"{group}.name", part.name, list_functions(module))
@@ -42,7 +42,7 @@ def check_config(values: Mapping[str, Any]) -> Config:
     return settings
 
 
-def check_places(settings: Config) -> None:
+def check_destinations(settings: Config) -> None:
     """Refuse an objective or a place for artifacts that no run can have."""
     metric, artifacts = settings.sweep.metric, settings.tracking.artifacts
     if metric is not None and metric not in metrics.OBJECTIVES:
@@ -53,6 +53,8 @@ def check_places(settings: Config) -> None:
             "must be a folder; remote places are a server's, which tracking.uri names",
         )  # fmt: skip
     folder = Path(artifacts).absolute()
+    if len(str(folder)) > 1000 or any(len(os.fsencode(part)) > 255 for part in folder.parts):
+        raise ConfigError("tracking.artifacts", artifacts, "is longer than the name of a folder")
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "cannot be written to" if there.is_dir() else "is no folder"

@@ -79,7 +79,7 @@ def check_places(
         "named twice": {path for path, times in named.items() if times > 1},
         "trained by the framework but not placed as trained": set(learnable) & set(named) - trained,
     }
-    listed = [f"{reason}: {', '.join(sorted(found))}" for reason, found in wrong.items() if found]
+    listed = [f"{reason}: {', '.join(sorted(them))}" for reason, them in wrong.items() if them]
     if listed:
         raise ValueError(
             f"the twin's name map must name every parameter exactly once; {'; '.join(listed)}"

@@ -14,6 +14,8 @@ from pipeline.config.schema import Config, parse_config
 from pipeline.config.types import ConfigError
 from pipeline.sweeps import search
 
+MOST_JOBS = 100_000  # more is a slip of the keyboard, and would be listed before the first one ran
+
 
 def check_plan(config: DictConfig) -> tuple[int | None, list[str]]:
     """Compose what the sweep asks for, before anything is created.
@@ -53,10 +55,13 @@ def check_plan(config: DictConfig) -> tuple[int | None, list[str]]:
         if not values:
             raise ConfigError(line[0], line[2], "has no values")
         choices[key], groups[key] = values, override.key_or_group
-    from pipeline.jobs.check import check_places
+    jobs = math.prod(map(len, choices.values()))
+    if jobs > MOST_JOBS and not searching:
+        raise ConfigError("--multirun", jobs, f"are more jobs than the {MOST_JOBS} of one sweep")
+    from pipeline.jobs.check import check_destinations
 
     settings = read_settings(config)
-    check_places(settings)
+    check_destinations(settings)
     alone = {"probe", "compare", "sync"} & set(settings.stages)
     if alone:
         raise ConfigError("stages", list(settings.stages), f"{', '.join(alone)}: is no sweep")
@@ -71,7 +76,7 @@ def check_plan(config: DictConfig) -> tuple[int | None, list[str]]:
     ]
     for member in itertools.product(*kinds):
         loader.load_sweep_config(config, list(member))
-    return None if searching else math.prod(map(len, choices.values())), fixed
+    return None if searching else jobs, fixed
 
 
 def name_by_what_is_swept(config: DictConfig, fixed: list[str]) -> None:

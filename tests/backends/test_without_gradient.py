@@ -232,7 +232,7 @@ def counted_twin(backend, name_map):
         class Line(keras.Model):
             def __init__(self, *, inputs, outputs):
                 super().__init__()
-                self.drop = keras.layers.Dropout(0.0)
+                self.drop = keras.layers.Dropout(0.5)
                 self.out = keras.layers.Dense(outputs)
                 self.out.build((None, inputs[0]))
                 self.built = True

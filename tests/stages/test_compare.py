@@ -286,7 +286,7 @@ def test_the_command_says_of_a_damaged_record_what_is_wrong_with_it(runs, tmp_pa
         "heavy = {'torch', 'tensorflow', 'keras'}\n"
         "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
         "sys.argv[1:] = ['stages=[compare]', 'compare.runs=[torch,numpy]']\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         "main()\n"
     )
     done = subprocess.run(

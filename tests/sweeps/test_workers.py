@@ -11,7 +11,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import cli
+from pipeline.cli import signals
 from pipeline.sweeps import close
 from pipeline.sweeps.opened import OpenSweep, forget_open_sweep, set_open_sweep
 
@@ -19,8 +19,8 @@ from pipeline.sweeps.opened import OpenSweep, forget_open_sweep, set_open_sweep
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """A sweep with one job in another process that lives; signals are put back at the end."""
-    handlers = {each: signal.getsignal(each) for each in (*cli._STOPPING, signal.SIGALRM)}
-    monkeypatch.setattr(cli, "_received", None)
+    handlers = {each: signal.getsignal(each) for each in (*signals.STOPPING, signal.SIGALRM)}
+    monkeypatch.setattr(signals, "_received", None)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     opened = OpenSweep(parent=None, config=config, title="lr", jobs=1)
     opened.running.mkdir()
@@ -40,30 +40,30 @@ def refuse_to_wait(*_):
 def test_a_handler_asks_and_waits_for_nobody(sweep, monkeypatch):
     """The launcher is interrupted, which ends its workers, after the job has saved, not before."""
     monkeypatch.setattr(time, "sleep", refuse_to_wait)
-    cli._stop(signal.SIGTERM, None)
+    signals.stop(signal.SIGTERM, None)
     assert (sweep.running / "stop").exists()
-    assert all(signal.getsignal(each) == signal.SIG_IGN for each in cli._STOPPING)
-    cli._stop_when_saved(signal.SIGALRM, None)  # the job is still there
+    assert all(signal.getsignal(each) == signal.SIG_IGN for each in signals.STOPPING)
+    signals.stop_when_saved(signal.SIGALRM, None)  # the job is still there
     (sweep.running / "0").unlink()
     with pytest.raises(KeyboardInterrupt):
         threading.Event().wait(60)  # the timer raises
     with pytest.raises(KeyboardInterrupt):
-        cli._end_waiting()  # also where the launcher ended before the timer looked
+        signals.end_waiting()  # also where the launcher ended before the timer looked
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_without_a_job_elsewhere_a_handler_raises_at_once(sweep):
     (sweep.running / "0").unlink()
-    with pytest.raises(cli.Terminated):
-        cli._stop(signal.SIGTERM, None)
+    with pytest.raises(signals.Terminated):
+        signals.stop(signal.SIGTERM, None)
     assert (sweep.running / "stop").exists()
 
 
 def test_a_job_that_does_not_end_is_waited_for_until_a_deadline(sweep):
-    cli._stop(signal.SIGINT, None)
+    signals.stop(signal.SIGINT, None)
     sweep.deadline = 0.0
     with pytest.raises(KeyboardInterrupt):
-        cli._stop_when_saved(signal.SIGALRM, None)
+        signals.stop_when_saved(signal.SIGALRM, None)
 
 
 def test_the_end_of_a_sweep_waits_before_it_ends_the_workers(sweep, monkeypatch):

@@ -14,9 +14,10 @@ from sqlalchemy.exc import OperationalError
 from stores import query
 
 from pipeline.config.types import ConfigError
+from pipeline.tracking import query as query_runs
 from pipeline.tracking import recover, store
 from pipeline.tracking.courier import COURIER
-from pipeline.tracking.run import create_run
+from pipeline.tracking.run import close_run, create_run
 from pipeline.tracking.store import TrackingError
 
 ROOT = Path(__file__).parents[2]
@@ -128,9 +129,9 @@ def test_a_store_that_is_deleted_in_mid_run_is_said_and_everything_is_kept(
 
 def test_a_deleted_store_ends_a_command_with_1(tmp_path):
     program = (
-        "import os; from pipeline import cli; from pipeline.stages import run as stage; "
+        "import os; from pipeline.cli.main import main; from pipeline.stages import run as stage; "
         "real = stage._train; stage._train = lambda *a, **k: (real(*a, **k), "
-        "os.unlink('outputs/mlflow.db')); cli.main()"
+        "os.unlink('outputs/mlflow.db')); main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "backend=numpy", "train.epochs=5", "tracking.wait=1"],
@@ -216,3 +217,15 @@ def test_comparing_two_folders_makes_no_store(recorded, tmp_path):
     done = call("stages=[compare]", f"compare.runs=[{a},{b}]", cwd=tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
     assert not list(tmp_path.rglob("*.db"))
+
+
+def test_a_sweep_runs_until_it_is_closed(tmp_path, monkeypatch, fresh):
+    monkeypatch.chdir(tmp_path)
+    store.prepare_store(f"sqlite:///{fresh(tmp_path / 'outputs/mlflow.db')}")
+    assert not query_runs.is_sweep_running("e")
+    for kind, running in (("run", False), ("sweep", True)):
+        run = create_run(experiment="e", artifacts="a", name="n", tags={"kind": kind})
+        assert query_runs.is_sweep_running("e") == running
+    assert not query_runs.is_sweep_running("other")
+    close_run(run.id, "FINISHED")
+    assert not query_runs.is_sweep_running("e")

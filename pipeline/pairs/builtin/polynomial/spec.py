@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Annotated
 
-from pipeline.config.types import ConfigError, Size
+import numpy as np
+from pydantic import Field
+
+from pipeline.config.types import ConfigError
+
+Degree = Annotated[int, Field(ge=1, le=1023)]  # 2^1024 is no float64
 
 DIFFERS = "Nothing but how a parameter is made; Horner's rule is the same line in both."
 
 
 def first_values(
-    rng: np.random.Generator, *, inputs: tuple[int, ...], outputs: int, degree: Size
+    rng: np.random.Generator, *, inputs: tuple[int, ...], outputs: int, degree: Degree
 ) -> dict[str, np.ndarray]:
     """Draw ``c`` of shape ``(degree + 1,)``, the constant first, from ``U(-0.1, 0.1)``.
 

@@ -1,0 +1,178 @@
+"""The commands that are no sweep, and one job wherever it runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from pipeline.config.types import ConfigError
+from pipeline.naming import name_run
+
+if TYPE_CHECKING:
+    from pipeline.jobs.job import Job
+    from pipeline.sweeps.live.job import Progress
+from pipeline.cli.comparison import compare_recorded
+from pipeline.cli.signals import catch_signals
+
+
+def run_single(values: dict[str, Any], folder: Path) -> int:
+    """Run a command that is no sweep, and return its exit code."""
+    if "sync" in values["stages"]:
+        from pipeline.config.schema import parse_config
+        from pipeline.stages.sync import sync
+
+        return sync(parse_config(values))
+    if {"probe", "compare"} & set(values["stages"]):
+        return compare_recorded(values, folder)
+    if values["run"] is not None:
+        return _score(values)
+    resume = values["resume"] is not None
+    job = _interrupted(values) if resume else resolve_job(values)
+    record = run_job(job, folder=folder, name=name_run(job.values), parent=None, resume=resume)
+    if record is not None:
+        from pipeline import terminal
+        from pipeline.tracking.views import find_page
+
+        terminal.run(record)
+        place = values["tracking"]
+        terminal.where(folder, uri=place["uri"], page=find_page(place["experiment"]))
+    return 0
+
+
+def _interrupted(values: Mapping[str, Any]) -> Job:
+    """Return the job of the run that ``resume=`` names, with this command's store."""
+    from pipeline.stages.checkpoints import find_interrupted, refuse_other
+
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if key != "resume" and not key.startswith("tracking"):
+            raise ConfigError(
+                key, override.split("=")[-1], "with resume=, the config is that run's"
+            )
+    run = values["resume"]
+    about = find_interrupted(run, key="resume")
+    job = resolve_job({**about["config"], "tracking": values["tracking"]})
+    refuse_other(job, about, run=run, key="resume")
+    return job
+
+
+def resolve_job(values: Mapping[str, Any]) -> Job:
+    """Check a config whole and return what it asks for."""
+    from pipeline.jobs.resolve import resolve
+
+    return resolve(values)
+
+
+def run_job(
+    job: Job,
+    *,
+    folder: Path,
+    name: str,
+    parent: str | None,
+    resume: bool,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = print,
+) -> Any:
+    """Run a job, here or in a process of its own.
+
+    What a sweep has finished before is linked to it instead.
+    """
+    if parent is not None and resume and "train" in job.settings.stages:
+        known = _linked(job, name=name, parent=parent, note=note)
+        if known is not None:
+            return known
+    from pipeline import terminal
+    from pipeline.stages.run import needs_own_process, run
+
+    if needs_own_process(job.settings):
+        where = {"folder": folder, "name": name, "parent": parent, "progress": progress}
+        return _elsewhere(job.values, **where, resume=resume)
+    record = run(
+        job,
+        folder=folder,
+        name=name,
+        parent=parent,
+        resume=resume,
+        recover=parent is None,
+        progress=progress or terminal.progress,
+    )
+    return record if record.arrays else None
+
+
+def _linked(job: Job, *, name: str, parent: str, note: Callable[[str], None]) -> Any:
+    """Return the record of the same job if it was finished before, and link it to the sweep."""
+    from pipeline.stages.run import load_record
+    from pipeline.tracking.query import find_finished, find_record
+    from pipeline.tracking.run import link_run
+    from pipeline.tracking.store import prepare_store
+
+    place = job.settings.tracking
+    prepare_store(place.uri, started=True)
+    tags = job.identity.as_tags()
+    asked = tags.pop("asked")
+    done = find_finished(experiment=place.experiment, tags=tags, asked=asked)
+    if done is None:  # or the store does not answer
+        return None
+    try:
+        record = load_record(find_record(done, key="run"), key="run")
+    except ConfigError:  # its record is gone: run it again
+        return None
+    link_run(parent, done, job=HydraConfig.get().job.num, name=name)
+    note(f"finished before, as run {done}; sweep.rerun=true runs it again")
+    return record
+
+
+def _elsewhere(values: Mapping[str, Any], **how: Any) -> None:
+    """Run one job in a fresh process: its framework was already started here in another way."""
+    # A child is told the default too; in joblib's workers that is a method that no child knows.
+    multiprocessing.set_start_method("spawn", force=True)
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe()
+    process = context.Process(target=_child, args=(theirs, values), kwargs=how)
+    process.start()
+    theirs.close()
+    try:
+        error = ours.recv()
+    except EOFError:
+        error = RuntimeError("the job's own process died")
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.join()
+    if error is not None:
+        raise error
+
+
+def _child(pipe: Any, values: Mapping[str, Any], **how: Any) -> None:
+    catch_signals()
+    try:
+        run_job(resolve_job(values), **how)
+        pipe.send(None)
+    except Exception as error:
+        pipe.send(RuntimeError(str(error)))
+
+
+def _score(values: Mapping[str, Any]) -> int:
+    """Score a finished run again; everything but the store comes from the run itself."""
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if key not in {"stages", "run"} and not key.startswith("tracking"):
+            raise ConfigError(key, override.split("=")[-1], "with run=, the config is that run's")
+    if tuple(values["stages"]) != ("evaluate",):
+        raise ConfigError("stages", values["stages"], "with run=, must be [evaluate]")
+    from pipeline import terminal
+    from pipeline.stages.run import score_again
+    from pipeline.tracking.recover import close_dead_runs
+    from pipeline.tracking.store import use_store
+
+    use_store(values["tracking"]["uri"])
+    close_dead_runs(stale=values["tracking"]["stale"])
+    record, scores = score_again(values["run"])
+    terminal.run(record)
+    print("  ".join(f"eval/{name} {value:.9g}" for name, value in scores.items()))
+    return 0
