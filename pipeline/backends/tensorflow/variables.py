@@ -10,10 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.backends.base import State
-from pipeline.backends.tensorflow.tensors import (
-    to_array,
-    to_tensors,
-)
+from pipeline.backends.tensorflow.tensors import to_array, to_tensors
 from pipeline.pairs.arrange import Variable, check_places, to_framework, to_neutral
 from pipeline.pairs.pair import Side
 
@@ -21,11 +18,11 @@ from pipeline.pairs.pair import Side
 def find_variables(model: keras.Model, twin: Side) -> dict[str, Variable]:
     """Return the variables that the twin's name map names; it must name all floating ones.
 
-    Keras gives its variables names but no paths; one that no place leads to is told by its name.
+    One that no place leads to is told by its name, which is no path and may be another one's too.
     """
     places = twin.name_map(model)
     floating = [v for v in model.variables if tf.as_dtype(v.dtype).is_floating]
-    paths = {variable.value.ref(): variable.path for variable in floating}
+    paths = {variable.value.ref(): f"a variable named {variable.path}" for variable in floating}
     tensors = {}
     for place in places.values():
         variable = follow_path(model, place.path)
