@@ -89,6 +89,7 @@ class Journal:
         self.removed = False
         self._retry = retry
         self._root = root
+        self._arrived: set[str] = set()  # files of the folder that is being sent
         self._beat = time.monotonic()
 
     def deliver(self) -> None:
@@ -118,7 +119,8 @@ class Journal:
     def _deliver_rest(self, client: MlflowClient) -> None:
         messages = list(self.spool.messages())
         for batch, end in split_batches((m, end) for m, end in messages if is_message(m)):
-            self._deliver_batch(client, batch)
+            deliver = self._deliver_folder if "folder" in batch else self._deliver_batch
+            deliver(client, batch)
             self.spool.advance(end, self.spool.run)
             if "end" in batch:
                 self.spool.remove()
@@ -128,6 +130,15 @@ class Journal:
         self._send_heartbeat(client)
         if messages and messages[-1][1] > self.spool.delivered:  # damaged lines at the end
             self.spool.advance(messages[-1][1], self.spool.run)
+
+    def _deliver_folder(self, client: MlflowClient, batch: Message) -> None:
+        """Send a folder file by file; after a failure, go on with the first that did not arrive."""
+        for part in split_folder(batch, folder=self.spool.folder):
+            if part["file"] not in self._arrived:
+                self._deliver_batch(client, part)
+                self._arrived.add(part["file"])
+                self._send_heartbeat(client)
+        self._arrived.clear()
 
     def _deliver_batch(self, client: MlflowClient, batch: Message) -> None:
         """Send a batch; of one that is refused send the parts, and set aside what is to blame.
@@ -151,7 +162,7 @@ class Journal:
             needed = "create" in batch or ("end" in batch and is_denied(error))
             if not is_refused(error) or needed:
                 raise
-            parts = [] if is_denied(error) else _halve(batch, folder=folder)
+            parts = [] if is_denied(error) else _halve(batch)
             if parts:
                 for part in parts:
                     self._deliver_batch(client, part)
@@ -186,25 +197,29 @@ def _describe_loss() -> str:
 
 def _check_inside(batch: Message, *, folder: Path, root: Path | None) -> None:
     """Refuse a file outside the folder that a queue may upload from."""
-    path = batch.get("file") or batch.get("folder")
-    if root is None or path is None:
+    if root is None or "file" not in batch:
         return
-    start = (folder / path).resolve()
-    for file in [start, *(start.rglob("*") if start.is_dir() else ())]:
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise OutsideError(f"{file}: outside {root}, so it is not uploaded")
+    file = (folder / batch["file"]).resolve()
+    if not file.is_relative_to(root.resolve()):
+        raise OutsideError(f"{file}: outside {root}, so it is not uploaded")
 
 
-def _halve(batch: Message, *, folder: Path) -> list[Message]:
-    """Return two halves of a batch, or the files of a folder; nothing if it cannot be cut."""
-    if "folder" in batch:
-        start, target = folder / batch["folder"], batch["target"]
-        files = sorted(path for path in start.rglob("*") if path.is_file())
-        within = [Path(target or "") / path.parent.relative_to(start) for path in files]
-        return [
-            {"file": os.path.relpath(path, folder), "target": None if t == Path() else t.as_posix()}
-            for path, t in zip(files, within, strict=True)
-        ]
+def split_folder(batch: Message, *, folder: Path) -> list[Message]:
+    """Return the files of a folder, one message each; what is no folder as it is."""
+    start, target = folder / batch["folder"], Path(batch["target"] or "")
+    if not start.is_dir():
+        return [{"file": batch["folder"], "target": batch["target"]}]
+    messages: list[Message] = []
+    for path in sorted(path for path in start.rglob("*") if path.is_file()):
+        place = (target / path.parent.relative_to(start)).as_posix()
+        messages.append(
+            {"file": os.path.relpath(path, folder), "target": None if place == "." else place}
+        )
+    return messages
+
+
+def _halve(batch: Message) -> list[Message]:
+    """Return two halves of a batch; nothing if it cannot be cut."""
     if not set(batch) <= {"params", "tags", "metrics"}:
         return []
     if len(batch) > 1:
@@ -279,10 +294,9 @@ def send_message(client: MlflowClient, run: str, message: Message, *, folder: Pa
         case {"end": status, "time": moment}:
             client.set_terminated(run, status, end_time=moment)
         case {"file": path, "target": target}:
+            if Path(path).name == "record.json":
+                _name_record(folder / path, run)
             client.log_artifact(run, str(folder / path), target)
-        case {"folder": path, "target": target}:
-            _name_record(folder / path, run)
-            client.log_artifacts(run, str(folder / path), target)
         case {"table": table, "name": name}:
             _send_table(client, run, table, name=name)
         case {"input": data}:
@@ -358,11 +372,15 @@ def _make_heartbeat(folder: Path, mark: str) -> str:
     return json.dumps(beat if home is None else beat | {"beside": os.path.relpath(folder, home)})
 
 
-def _name_record(folder: Path, run: str) -> None:
-    """Put the run's id into a record that was saved before the store gave one."""
-    path = folder / "record.json"
-    if path.is_file():
+def _name_record(path: Path, run: str) -> None:
+    """Put the run's id into a record that was saved before the store gave one.
+
+    A damaged record is delivered as it is.
+    """
+    try:
         about = json.loads(path.read_text())
-        if str(about.get("run", "")).startswith(PENDING):
-            text = json.dumps(about | {"run": run}, indent=1)
-            storage.write_atomic(path, lambda file: file.write(text.encode()))
+    except ValueError:
+        return
+    if isinstance(about, dict) and str(about.get("run", "")).startswith(PENDING):
+        text = json.dumps(about | {"run": run}, indent=1)
+        storage.write_atomic(path, lambda file: file.write(text.encode()))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow
-import mlflow.artifacts
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -155,20 +157,31 @@ def find_record(run: str, *, key: str, artifacts: str = "") -> Path:
     )
     client = MlflowClient()
     try:
-        if not ask_patiently(lambda: client.list_artifacts(run, "record")):
-            raise missing
-        record = ask_patiently(partial(_download_record, run))
+        place = ask_patiently(lambda: client.get_run(run)).info.artifact_uri
+        if place.startswith("file:"):
+            here = found_in(Path(local_file_uri_to_path(place)))
+        elif ask_patiently(partial(client.list_artifacts, run, "record")):
+            here = _download_record(place)
     except (MlflowException, requests.RequestException, OSError):
         raise missing from None
-    return Path(record)
+    if here is None:
+        raise missing
+    return here
 
 
-def _download_record(run: str) -> str:
-    """Return where a run's record was copied to, or lies.
+def _download_record(uri: str) -> Path:
+    """Copy the record below a run's artifacts, file by file, so that one failure repeats one file.
 
-    MLflow calls every failure on the way a bad request; here the record is known to be there.
+    The copy lasts as long as the process.
     """
-    try:
-        return mlflow.artifacts.download_artifacts(run_id=run, artifact_path="record")
-    except MlflowException as error:
-        raise MlflowException(str(error)) from error
+    artifacts = get_artifact_repository(uri)
+    target = tempfile.mkdtemp(prefix="twingrad-record-")
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    folders = ["record"]
+    while folders:
+        for entry in ask_patiently(partial(artifacts.list_artifacts, folders.pop())):
+            if entry.is_dir:
+                folders.append(entry.path)
+            else:
+                ask_patiently(partial(artifacts.download_artifacts, entry.path, target))
+    return Path(target) / "record"

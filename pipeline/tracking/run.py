@@ -45,6 +45,7 @@ from pipeline.tracking.deliver import (
     Pace,
     send_message,
     split_batches,
+    split_folder,
 )
 from pipeline.tracking.spool import Message, Spool, now_ms
 from pipeline.tracking.store import TrackingError, ask_patiently, resolve_uri, say_once, sqlite_file
@@ -83,9 +84,11 @@ class Run:
         if self._journal is not None:
             self._journal.spool.append(*messages)
             return
+        here = Path.cwd()
         for batch, _ in split_batches((message, 0) for message in messages):
-            send = partial(send_message, MlflowClient(), self._id, batch, folder=Path.cwd())
-            ask_patiently(send)
+            parts = split_folder(batch, folder=here) if "folder" in batch else [batch]
+            for part in parts:
+                ask_patiently(partial(send_message, MlflowClient(), self._id, part, folder=here))
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log flattened settings; a value that is too long is cut."""
