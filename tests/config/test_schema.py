@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline import data, losses, optimizers, schedules
 from pipeline.config import signatures
+from pipeline.config.compose import compose_values
 from pipeline.config.schema import parse_config
 from pipeline.config.signatures import check_settings, choose_option, list_functions
 from pipeline.config.types import ConfigError, Count, Finite, Positive, Strings
@@ -187,3 +188,13 @@ def test_choose_says_which_there_are():
     assert choose_option("k", "a", {"a": 1}) == 1
     with pytest.raises(ConfigError, match="k=c: must be one of a, b"):
         choose_option("k", "c", {"b": 1, "a": 2})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [((), "of the machine"), (("tracking.experiment=mine",), "mine")]
+)
+def test_the_experiment_of_the_environment_holds_where_none_was_given(given, expected, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the machine")
+    assert compose_values(list(given))["tracking"]["experiment"] == expected
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert compose_values([])["tracking"]["experiment"] == "twingrad"
