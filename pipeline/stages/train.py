@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,69 +84,45 @@ def train(
     """
     first = backend.read(model, twin)
     trace = Trace(rates=rates, full=full, folder=folder)
-    decisive = monitor or ("mse" if dataset.classes is None else "log_loss")
-    curves: dict[str, list[float]] = {}
-    best: dict[str, np.ndarray] = {}
-    checks: dict[str, list[int]] = {}
     seen = Seen(fixed=batches.fixed)
-    waited = 0
+    validation = Validation(monitor or ("mse" if dataset.classes is None else "log_loss"))
+    checksums: dict[str, list[int]] = {}
     begin: tuple[int, State] | None = None
     if resume is not None:
-        counted = resume.about["counted"]
-        curves, checks, waited = counted["curves"], counted["checks"], counted["waited"]
-        start, kept = resume.named("first"), resume.named("best")
-        best = {name: kept[name] for name in first if kept}
-        first = {name: start[name] for name in first}
-        if counted["best"]:
-            record.about["best"] = counted["best"]
-        rows = dict(resume.rows)
+        counted, rows = resume.about["counted"], dict(resume.rows)
+        validation.restore(counted, best=_in_order(resume.named("best"), first))
+        checksums = counted["checks"]
         seen.restore({key: rows.pop(key) for key in [*rows] if key.startswith("order/")})
         trace.restore(rows)
+        first = _in_order(resume.named("first"), first)
         slots = {slot: resume.named(f"slot/{slot}") for slot in how["update"].slots}
         begin = (resume.epoch, (resume.named("param"), slots))
 
     def after(epoch: int, slots: Slots) -> bool:
+        """Follow the training after an epoch; whether to stop."""
         if epoch % log_every == 0:
             progress(trace.updates, trace.last_loss())
         if not full:
-            checksums()
-        stop = evaluate_every is not None and epoch % evaluate_every == 0 and scored()
+            checksums.setdefault("step", []).append(trace.updates)
+            for name, value in backend.read(model, twin).items():
+                checksum = zlib.crc32(np.ascontiguousarray(value).data)
+                checksums.setdefault(name, []).append(checksum)
+        stop = False
+        if evaluate_every is not None and epoch % evaluate_every == 0:
+            numbers = scores(backend, model, dataset, split="val")
+            validation.add(numbers, step=trace.updates, weights=lambda: backend.read(model, twin))
+            stop = patience is not None and validation.waited >= patience
         if keep is not None and not stop and epoch < epochs and keep.due():
-            checkpoint(epoch, slots)
+            keep.save(
+                epoch=epoch,
+                counted={**validation.counted(), "checks": checksums},
+                state=_prefix("param", backend.read(model, twin))
+                | _prefix("first", first)
+                | _prefix("best", validation.best)
+                | {f"slot/{slot}/{n}": v for slot, of in slots().items() for n, v in of.items()},
+                rows=trace.take() | seen.take(),
+            )
         return stop
-
-    def checkpoint(epoch: int, slots: Slots) -> None:
-        assert keep is not None
-        keep.save(
-            epoch=epoch,
-            counted={"curves": curves, "checks": checks, "waited": waited,
-                     "best": record.about.get("best")},
-            state={f"param/{name}": v for name, v in backend.read(model, twin).items()}
-            | {f"slot/{s}/{n}": v for s, own in slots().items() for n, v in own.items()}
-            | {f"first/{name}": v for name, v in first.items()}
-            | {f"best/{name}": v for name, v in best.items()},
-            rows=trace.take() | seen.take(),
-        )  # fmt: skip
-
-    def checksums() -> None:
-        checks.setdefault("step", []).append(trace.updates)
-        for name, value in backend.read(model, twin).items():
-            checks.setdefault(name, []).append(zlib.crc32(np.ascontiguousarray(value).data))
-
-    def scored() -> bool:
-        """Score the validation set; whether it is time to stop."""
-        nonlocal best, waited
-        found = scores(backend, model, dataset, split="val")
-        for name, value in {"step": trace.updates, **found}.items():
-            curves.setdefault(name, []).append(value)
-        sign = -1 if decisive in metrics.HIGHER else 1
-        *before, now = (sign * score for score in curves[decisive])
-        if not best or now < np.nanmin([np.inf, *before]):  # a NaN is better than nothing alone
-            best, waited = backend.read(model, twin), 0
-            record.about["best"] = {"step": trace.updates, "score": decisive} | found
-        else:
-            waited += 1
-        return patience is not None and waited >= patience
 
     gc.freeze()  # what is kept makes the collector run; it need not look at the whole framework
     try:
@@ -159,15 +135,72 @@ def train(
         gc.unfreeze()
         record.arrays |= trace.collect(first)
         record.arrays |= seen.arrays(record.steps)
-        last = backend.read(model, twin)  # may fail, after what was kept is in the record
-        if trace.without_gradient:
-            record.about["without_gradient"] = list(trace.without_gradient)
-            record.about["lacking_since"] = dict(trace.lacking_since)
-        kinds: dict[str, Mapping[str, Any]]
-        kinds = {"first": first, "last": last, "best": best, "val": curves, "check": checks}
-        for kind, values in kinds.items():
-            record.arrays |= {f"{kind}/{name}": np.asarray(v) for name, v in values.items()}
-        record.about["time"] = timing(record.arrays["seconds"])
+        record.arrays |= _prefix("first", first) | _prefix("best", validation.best)
+        record.arrays |= _prefix("val", validation.curves) | _prefix("check", checksums)
+        record.about |= _summarize(trace, validation, seconds=record.arrays["seconds"])
+        record.arrays |= _prefix("last", backend.read(model, twin))  # may fail
+
+
+def _summarize(trace: Trace, validation: Validation, *, seconds: np.ndarray) -> dict[str, Any]:
+    about: dict[str, Any] = {"time": timing(seconds)}
+    if trace.without_gradient:
+        about["without_gradient"] = list(trace.without_gradient)
+        about["lacking_since"] = dict(trace.lacking_since)
+    if validation.about_best:
+        about["best"] = validation.about_best
+    return about
+
+
+class Validation:
+    """Scores of the validation set while training goes on, and the weights of the best one.
+
+    Parameters
+    ----------
+    monitor
+        The score that decides.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.curves: dict[str, list[float]] = {}
+        self.best: dict[str, np.ndarray] = {}
+        self.about_best: dict[str, Any] = {}
+        self.waited = 0
+        self._monitor = monitor
+
+    def add(
+        self,
+        numbers: Mapping[str, float],
+        *,
+        step: int,
+        weights: Callable[[], dict[str, np.ndarray]],
+    ) -> None:
+        """Add the scores after a step; `waited` counts those since the best one."""
+        for name, value in {"step": step, **numbers}.items():
+            self.curves.setdefault(name, []).append(value)
+        sign = -1 if self._monitor in metrics.HIGHER else 1
+        *before, now = (sign * score for score in self.curves[self._monitor])
+        if not self.best or now < np.nanmin([np.inf, *before]):
+            self.best, self.waited = weights(), 0
+            self.about_best = {"step": step, "score": self._monitor} | dict(numbers)
+        else:
+            self.waited += 1
+
+    def counted(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it besides the best weights."""
+        return {"curves": self.curves, "waited": self.waited, "best": self.about_best or None}
+
+    def restore(self, counted: Mapping[str, Any], *, best: dict[str, np.ndarray]) -> None:
+        """Go on where a checkpoint was written."""
+        self.curves, self.waited = counted["curves"], counted["waited"]
+        self.about_best, self.best = counted["best"] or {}, best
+
+
+def _in_order(values: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
+    return {name: values[name] for name in names if name in values}
+
+
+def _prefix(kind: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {f"{kind}/{name}": np.asarray(value) for name, value in values.items()}
 
 
 def timing(seconds: np.ndarray) -> dict[str, float]:
