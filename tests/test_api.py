@@ -125,6 +125,7 @@ print(len(a.record.arrays["loss"]), len(b.record.arrays["loss"]), b.run_id != a.
 """
 
 
+@pytest.mark.long
 def test_a_script_without_a_guard_may_start_tensorflow_in_two_ways(here):
     """The second run needs other threads, so a process of its own; it must not run the script."""
     (here / "script.py").write_text(SCRIPT.format(small=SMALL))

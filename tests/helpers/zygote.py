@@ -23,6 +23,8 @@ import sys
 import threading
 import traceback
 
+import operations
+
 HEAVY = ("mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "matplotlib.figure",
          "matplotlib.backends.backend_agg", "optuna", "torch", "tensorflow", "keras", "jinja2")  # fmt: skip
 
@@ -84,6 +86,8 @@ def _become(asked: dict, streams: list[int]) -> None:
         )  # fmt: skip
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
+    if "FAIL_AT" in os.environ:
+        operations.install(os.environ.pop("FAIL_AT"), os.environ.pop("OPERATIONS"))
     sys.argv = ["-m", *asked["arguments"]]
     code = 0
     try:

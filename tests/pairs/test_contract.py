@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tiers import tiered
 
 from pipeline import backends, optimizers, seeds
 from pipeline.config.signatures import list_functions
@@ -162,8 +163,14 @@ def test_gradients_are_those_of_central_differences(tools, model, variant):
         assert np.linalg.norm(here[f"grad/{name}"][0]) > 1e-9 * scale, f"{name} has no gradient"
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("model", "variant"), CASES)
+# Each case with two rules and each rule with three cases or more; all of them in `make test-long`.
+BY_RULE = tiered(
+    ((model, variant, rule) for model, variant in CASES for rule in RULES),
+    short=lambda number, case: sum(divmod(number, len(RULES))) % 4 == 0,
+)
+
+
+@pytest.mark.parametrize(("model", "variant", "rule"), BY_RULE)
 def test_two_hundred_minibatch_steps_agree(tools, model, variant, rule):
     case = prepared(tools, model, variant)
     first, rest = others(model)
@@ -213,7 +220,18 @@ COMPILED = [
 ]
 
 
-@pytest.mark.parametrize(("model", "variant", "backend", "xla"), COMPILED)
+# What torch.compile takes half a minute for is long; the kinds of layers in them are left here.
+SLOW_TO_COMPILE = {("rnn", "lstm"), ("attention", "small"), ("cnn", "average"), ("mlp", "none"),
+                   ("mlp", "layer")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "variant", "backend", "xla"),
+    tiered(
+        COMPILED,
+        short=lambda _, case: case[2] != "torch" or case[:2] not in SLOW_TO_COMPILE,
+    ),
+)
 def test_compiled_reaches_the_eager_trajectory(tools, model, variant, backend, xla):
     """A compiler fuses and reorders, no more: the bound of two right twins holds for it too."""
     case = prepared(tools, model, variant)
