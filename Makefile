@@ -42,10 +42,10 @@ test: $(STAMP) ## The whole test suite, in JOBS=2 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-long: $(STAMP) ## What make test takes a part of: 300 right pairs, each rule in each pair, every fault at more rates, precisions and steps (an hour)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long tests tests/faults $(ARGS)
 
 test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray, MLflow in a browser (minutes)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow tests/faults tests/sweeps tests/test_resume_command.py $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not long" tests/faults tests/sweeps tests/test_resume_command.py $(ARGS)
 
 bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compiled, start-up
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,min,rounds -s $(ARGS)

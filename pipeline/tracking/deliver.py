@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -119,6 +120,9 @@ class Journal:
     def _deliver_rest(self, client: MlflowClient) -> None:
         messages = list(self.spool.messages())
         for batch, end in split_batches((m, end) for m, end in messages if is_message(m)):
+            if "end" in batch:  # after which the store calls nobody's attention to it any more
+                with contextlib.suppress(OSError):
+                    self.spool.point()
             deliver = self._deliver_folder if "folder" in batch else self._deliver_batch
             deliver(client, batch)
             self.spool.advance(end, self.spool.run)

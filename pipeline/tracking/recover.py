@@ -214,6 +214,9 @@ def _finish(place: Spool, *, run: str | None, mark: str | None) -> str | None:
             place.release()
             return None
         place.delivered, place.run = 0, run  # its position was lost
+    if place.holds("end") and place.delivered >= place.written:
+        place.remove()  # its owner was about to, and everything has arrived
+        return None
     name = place.folder.parent.name if about is None else str(about["name"])
     state = "delivered"
     if not place.holds("end"):

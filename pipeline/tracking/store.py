@@ -378,7 +378,8 @@ def describe_error(error: Exception) -> str:
     if not is_full(error):
         return text
     uri = mlflow.get_tracking_uri()
-    where = str(sqlite_file(uri)) if uri.startswith("sqlite:") else redact(uri)
+    store = str(sqlite_file(uri)) if uri.startswith("sqlite:") else redact(uri)
+    where = getattr(error, "filename", None) or store
     return f"{where}: the tracking store's disk is full; {KEPT}"
 
 
