@@ -309,3 +309,19 @@ def test_nobody_has_to_read_what_a_run_prints(tmp_path, end, extra):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert {status for (status,) in query(tmp_path, "select status from runs")} == {"FINISHED"}
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
+    place = "hydra.run.dir=outputs/same"
+    first = start(
+        "backend=numpy", place, "train.epochs=400000", "tracking.model=false", cwd=tmp_path
+    )
+    next(line for line in first.stdout if line.startswith("step "))
+    second = call(*SHORT, place, "seed=3", cwd=tmp_path)
+    assert (second.returncode, len(second.stderr.splitlines())) == (2, 1)
+    assert "hydra.run.dir" in second.stderr
+    assert "another run is being written there" in second.stderr
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert query(tmp_path, "select status from runs") == [("KILLED",)]
+    assert RunRecord.load(tmp_path / "outputs/same/record").config["seed"] == 0

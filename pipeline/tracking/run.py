@@ -28,6 +28,7 @@ from typing import Any
 import mlflow
 import mlflow.data
 import numpy as np
+from filelock import Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
@@ -321,13 +322,17 @@ def create_run(
     Raises
     ------
     TrackingError, ConfigError
-        If the store refuses it.
+        If the store refuses it, or another run that is alive has the folder.
     """
     extra = {} if parent is None else {MLFLOW_PARENT_RUN_ID: parent}
     if note is not None:
         extra[MLFLOW_RUN_NOTE] = redact(note)
     mark = uuid.uuid4().hex
-    place = Spool(spool.HOME / mark if folder is None else folder / "spool")
+    try:
+        place = Spool(spool.HOME / mark if folder is None else folder / "spool")
+    except Timeout:
+        key = "hydra.run.dir" if parent is None else "hydra.sweep.dir"
+        raise ConfigError(key, str(folder), "another run is being written there") from None
     given = {key: _text(value) for key, value in tags.items()}
     uri = mlflow.get_tracking_uri()
     about = {
