@@ -325,29 +325,46 @@ def _account(
         record.about |= {"status": "KILLED" if killed else "FAILED", "message": message}
         raise
     finally:
-        with storage.room_for(folder / "record"):  # before anything that may fail
-            record.about["run"] = tracked.id
-            record.save(folder / "record")
+        record.about["run"] = tracked.id
+        interrupt = _save_whole(record, folder / "record")  # before anything that may fail
         _say_without_gradient(record)
         log(record, tracked, points=job.settings.tracking.max_points)
         if record.about["run"] != tracked.id:  # the store has answered meanwhile
             record.about["run"] = tracked.id
-            with storage.room_for(folder / "record"):
-                record.save(folder / "record")
+            interrupt = _save_whole(record, folder / "record") or interrupt
         tracked.log_folder(folder / "record", "record")
         if record.about["status"] != "KILLED":  # who stops a run does not wait for pictures
-            alone = tracked.parent is None
-            figures = (
-                draw_run(record, job.dataset)
-                if alone
-                else {"overview": draw_overview(record, job.dataset)}
-            )
-            with storage.room_for(folder / "plots"):
-                save_figures(
-                    figures, folder / "plots", formats=job.settings.tracking.figures,
-                    dpi=DPI if alone else DPI // 2,  # of hundreds, small ones
-                )  # fmt: skip
-            tracked.log_folder(folder / "plots", "plots")
+            _draw(record, tracked, job=job, folder=folder / "plots")
+        if interrupt is not None:
+            raise interrupt
+
+
+def _save_whole(record: RunRecord, folder: Path) -> KeyboardInterrupt | None:
+    """Save a record, again if a signal interrupts that; return what it raised, to be raised later.
+
+    Of several signals only the first one raises.
+    """
+    with storage.room_for(folder):
+        try:
+            record.save(folder)
+        except KeyboardInterrupt as error:
+            record.about |= {"status": "KILLED", "message": repr(error)}
+            record.save(folder)
+            return error
+    return None
+
+
+def _draw(record: RunRecord, tracked: Run, *, job: Job, folder: Path) -> None:
+    """Draw a run's pictures and log them; of the jobs of a sweep one each, and small."""
+    alone = tracked.parent is None
+    if alone:
+        figures = draw_run(record, job.dataset)
+    else:
+        figures = {"overview": draw_overview(record, job.dataset)}
+    formats, dpi = job.settings.tracking.figures, DPI if alone else DPI // 2
+    with storage.room_for(folder):
+        save_figures(figures, folder, formats=formats, dpi=dpi)
+    tracked.log_folder(folder, "plots")
 
 
 def log(record: RunRecord, tracked: Run, *, points: int) -> None:
