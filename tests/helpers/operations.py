@@ -25,10 +25,10 @@ def _draw_one_picture() -> None:
     """Let a run draw an empty picture: its file is operated on as any other, and costs nothing."""
     from matplotlib.figure import Figure
 
-    from pipeline.stages import run
+    from pipeline.stages import account
 
-    run.draw_overview = lambda *_: Figure(figsize=(1, 1))
-    run.draw_run = lambda *_: {"overview": Figure(figsize=(1, 1))}
+    account.draw_overview = lambda *_: Figure(figsize=(1, 1))
+    account.draw_run = lambda *_: {"overview": Figure(figsize=(1, 1))}
 
 
 def install(plan: str, log: str) -> None:

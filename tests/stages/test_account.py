@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.record.record import RunRecord
-from pipeline.stages import run
+from pipeline.stages import account
 
 
 @pytest.mark.parametrize("failing", ["log", "_say_without_gradient"])
@@ -16,14 +16,14 @@ def test_the_record_is_saved_before_anything_that_may_fail(tmp_path, monkeypatch
     def fail(*_, **__):
         raise BrokenPipeError
 
-    monkeypatch.setattr(run, failing, fail)
+    monkeypatch.setattr(account, failing, fail)
     config = {"backend": {"name": "numpy"}}
     record = RunRecord(about={"config": config}, arrays={"loss": np.ones(3)})
     tracked = SimpleNamespace(id="1a2b", log_file=lambda path: None)
     job = SimpleNamespace(settings=SimpleNamespace(tracking=SimpleNamespace(max_points=10)))
     with (
         pytest.raises(BrokenPipeError),
-        run._account(record, tracked, job=job, folder=tmp_path),
+        account.account(record, tracked, job=job, folder=tmp_path),
     ):
         pass
     saved = RunRecord.load(tmp_path / "record")
@@ -42,7 +42,9 @@ def test_a_record_whose_saving_is_interrupted_is_saved_all_the_same(tmp_path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunRecord, "save", interrupted)
-    monkeypatch.setattr(run, "log", lambda record, *_, **__: logged.append(record.about["status"]))
+    monkeypatch.setattr(
+        account, "log", lambda record, *_, **__: logged.append(record.about["status"])
+    )
     arrays = {"loss": np.ones(3), "param/w": np.arange(4.0)}
     record = RunRecord(about={"config": {"backend": {"name": "numpy"}}}, arrays=arrays)
     tracked = SimpleNamespace(
@@ -51,7 +53,7 @@ def test_a_record_whose_saving_is_interrupted_is_saved_all_the_same(tmp_path, mo
     job = SimpleNamespace(settings=SimpleNamespace(tracking=SimpleNamespace(max_points=10)))
     with (
         pytest.raises(KeyboardInterrupt),
-        run._account(record, tracked, job=job, folder=tmp_path),
+        account.account(record, tracked, job=job, folder=tmp_path),
     ):
         pass
     saved = RunRecord.load(tmp_path / "record")
