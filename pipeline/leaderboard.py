@@ -43,11 +43,11 @@ def groups(records: Sequence[RunRecord]) -> dict[tuple[str, ...], list[RunRecord
     """Return the runs that differ in their seed alone, by what tells them from the others."""
     differing = swept(records)
     keys = [key for key in (_BACKEND, _OPTIMIZER, *differing) if key != "seed"]
-    found: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
+    by_settings: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for record in records:
         flat = identity.flatten(record.config)
-        found[tuple(str(flat.get(key, "–")) for key in dict.fromkeys(keys))].append(record)
-    return dict(found)
+        by_settings[tuple(str(flat.get(key, "–")) for key in dict.fromkeys(keys))].append(record)
+    return dict(by_settings)
 
 
 def leaderboard(records: Sequence[RunRecord], *, level: float = 0.95) -> Table:
@@ -98,15 +98,15 @@ def sensitivity(records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]
     name = score_of(finished)
     if name is None:
         return {}
-    found: dict[str, dict[str, list[float]]] = {}
+    by_key: dict[str, dict[str, list[float]]] = {}
     for key, values in swept(finished).items():
         if key == "seed":
             continue
         by_value: dict[str, list[float]] = {}
         for value, record in sorted(zip(values, finished, strict=True), key=_order):
             by_value.setdefault(str(value), []).append(float(record.about["scores"][name]))
-        found[key] = by_value
-    return found
+        by_key[key] = by_value
+    return by_key
 
 
 def _order(item: tuple[Any, RunRecord]) -> tuple[int, float, str]:

@@ -248,8 +248,10 @@ class Update:
 
     def scalars(self, step: int, lr: float) -> dict[str, float]:
         """Return what depends on the step alone, in float64."""
-        found: dict[str, float] = globals()[self.name].scalars(step, lr, **self.settings)
-        return found | {"shrink": lr * self.weight_decay} if self.decay == "decoupled" else found
+        scalars: dict[str, float] = globals()[self.name].scalars(step, lr, **self.settings)
+        return (
+            scalars | {"shrink": lr * self.weight_decay} if self.decay == "decoupled" else scalars
+        )
 
     def rule(self, *, sqrt: Callable) -> Callable[..., tuple[Array, Slots]]:
         """Return the update of one parameter, ``(w, g, slots, **scalars)``, decay included."""

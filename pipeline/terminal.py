@@ -180,11 +180,11 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
     judged = zip(result.pairs, result.ladders, strict=True)
     shown = [both for i, both in enumerate(judged) if i not in covered]
     if len(shown) > _MOST_LADDERS:
-        found = [
+        rows = [
             [f"{named[id(a)]} against {b.label()}", ladder.verdict, ladder.sentence()]
             for (a, b), ladder in shown
         ]
-        out.print(_table(["pair", "verdict", "why"], found, title="Pairs"))
+        out.print(_table(["pair", "verdict", "why"], rows, title="Pairs"))
         out.print(Text("Their ladders are in the report and in parity.json."))
     for (a, b), ladder in shown if len(shown) <= _MOST_LADDERS else ():
         header, rows = summarise_pair(a, b)

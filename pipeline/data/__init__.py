@@ -83,8 +83,8 @@ def maker(name: str) -> Callable[..., Any]:
     choices: dict[str, Callable[..., Any]] = {}
     for module in (synthetic, real, files):
         choices |= list_functions(module)
-    found: Callable[..., Any] = choose_option("data.name", name, choices)
-    return found
+    function: Callable[..., Any] = choose_option("data.name", name, choices)
+    return function
 
 
 def make(name: str, *, settings: Mapping[str, Any], stream: Callable) -> Dataset:

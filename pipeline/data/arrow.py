@@ -42,8 +42,8 @@ class _Arrow:
             pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
         ):
             raise ConfigError(key, name, f"holds {kind}; must be numbers or text")
-        found: np.ndarray = column.to_numpy()
-        return found
+        values: np.ndarray = column.to_numpy()
+        return values
 
 
 class Csv(_Arrow):
@@ -135,10 +135,10 @@ class Parquet(_Arrow):
     def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
         """Return columns of a row group."""
         try:
-            found = self._file.read_row_group(
+            part = self._file.read_row_group(
                 self._groups[block], columns=list(names), use_threads=False
             )
         except (ValueError, OSError) as error:
             raise unreadable(self.path, error) from None
         first = sum(self.blocks[:block])
-        return [self._plain(found[name], name, key=key, first=first) for name in names]
+        return [self._plain(part[name], name, key=key, first=first) for name in names]

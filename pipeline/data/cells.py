@@ -38,8 +38,8 @@ def read_numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.n
     if values.dtype.kind not in "biuf":
         raise ConfigError(key, name, f"holds {values.dtype}; must be numbers")
     with np.errstate(over="ignore"):
-        found = values.astype(np.float64)
-    fine = np.isfinite(found)
+        numbers = values.astype(np.float64)
+    fine = np.isfinite(numbers)
     if not fine.all():
         row, *column = (int(i[0]) for i in np.nonzero(~fine))
         which = f"[{column[0]}]" if column else ""
@@ -47,23 +47,23 @@ def read_numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.n
             key,
             name + which,
             first + row,
-            f"is {found[(row, *column)]}; every value must be finite",
+            f"is {numbers[(row, *column)]}; every value must be finite",
         )
-    return found
+    return numbers
 
 
 def _parsed(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
     """Read text as numbers."""
-    found = np.empty(values.shape)
+    numbers = np.empty(values.shape)
     for index, text in np.ndenumerate(values):
         try:
-            found[index] = float(text.replace("_", "no"))  # Python alone reads 1_000
+            numbers[index] = float(text.replace("_", "no"))  # Python alone reads 1_000
         except ValueError:
             problem = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
             if _DECIMAL_COMMA.fullmatch(text):
                 problem = f"holds {str(text)!r}, a decimal comma; a number has a decimal point"
             raise name_cell(key, name, first + index[0], problem) from None
-    return found
+    return numbers
 
 
 def read_labels(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
@@ -91,14 +91,14 @@ def read_labels(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
             raise name_cell(key, name, first + row, problem if text.strip() else "has no value")
         return values
     if kind == "f":
-        found = read_numbers(values, key=key, name=name, first=first)
-        bad = np.flatnonzero((found != np.trunc(found)) | (np.abs(found) > 2.0**53))
+        numbers = read_numbers(values, key=key, name=name, first=first)
+        bad = np.flatnonzero((numbers != np.trunc(numbers)) | (np.abs(numbers) > 2.0**53))
         if len(bad):
             raise name_cell(
                 key, name, first + int(bad[0]),
-                f"is {found[bad[0]]}; a class is an integer or text (data.task=regression?)",
+                f"is {numbers[bad[0]]}; a class is an integer or text (data.task=regression?)",
             )  # fmt: skip
-        return found.astype(np.int64)
+        return numbers.astype(np.int64)
     if kind not in "biu":
         raise ConfigError(key, name, f"holds {values.dtype}; a class is an integer or text")
     bad = np.flatnonzero(values > np.iinfo(np.int64).max)

@@ -101,10 +101,10 @@ def _matrix(
     """Return columns side by side in float64, shape ``(n, columns)``, and what each is called."""
     blocks, names, first = [], [], 0
     for block, rows in enumerate(table.blocks):
-        found = table.columns(block, wanted, key=key)
+        read = table.columns(block, wanted, key=key)
         columns = [
             cells.read_numbers(values, key=key, name=name, first=first).reshape(rows, -1)
-            for name, values in zip(wanted, found, strict=True)
+            for name, values in zip(wanted, read, strict=True)
         ]
         blocks.append(np.concatenate(columns, axis=1))
         first += rows

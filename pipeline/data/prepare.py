@@ -118,8 +118,8 @@ def parts(
         taken = np.diff(np.arange(len(left) + 1) * count // len(left)) > 0
         where[left[taken]] = mark
         left = left[~taken]
-    found = {"train": order[where[order] == 0], "test": order[where[order] == 1]}
-    return found | ({"val": order[where[order] == 2]} if validation else {})
+    rows = {"train": order[where[order] == 0], "test": order[where[order] == 1]}
+    return rows | ({"val": order[where[order] == 2]} if validation else {})
 
 
 def prepared(

@@ -25,12 +25,12 @@ def diabetes(
     """
     from sklearn.datasets import load_diabetes
 
-    found = load_diabetes(scaled=False)
+    table = load_diabetes(scaled=False)
     return prepared(
         stream,
-        found.data.astype(np.float64),
-        found.target.astype(np.float64)[:, None],
-        names=found.feature_names,
+        table.data.astype(np.float64),
+        table.target.astype(np.float64)[:, None],
+        names=table.feature_names,
         targets=["progression"],
         validation=validation,
         test=test,
@@ -78,10 +78,10 @@ def digits(
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    found.data = found.data / 16.0
+    table = load_digits()
+    table.data = table.data / 16.0
     arrays, facts = _classes(
-        stream, found, validation=validation, test=test, standardise=standardise
+        stream, table, validation=validation, test=test, standardise=standardise
     )
     shape = {"vector": (64,), "image": (8, 8, 1), "rows": (8, 8)}[layout]
     for name in [name for name in arrays if name.startswith("x_")]:
@@ -89,14 +89,14 @@ def digits(
     return arrays, facts
 
 
-def _classes(stream: Stream, found: Any, **split: Any) -> Made:
+def _classes(stream: Stream, table: Any, **split: Any) -> Made:
     """Prepare one of scikit-learn's sets of classes."""
     return prepared(
         stream,
-        found.data.astype(np.float64),
-        found.target.astype(np.int64)[:, None],
-        names=list(found.feature_names),
+        table.data.astype(np.float64),
+        table.target.astype(np.int64)[:, None],
+        names=list(table.feature_names),
         targets=["class"],
-        labels=[str(label) for label in found.target_names],
+        labels=[str(label) for label in table.target_names],
         **split,
     )

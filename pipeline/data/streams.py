@@ -137,8 +137,8 @@ class Source:
                 yield part, columns, np.array(part[:, beside])
             return
         matrix = _numbers(table.columns(block, self.features, key="data.features"))
-        found = table.columns(block, self.target, key="data.target")
-        y = _numbers(found) if self.labels is None else found[0][:, None]
+        labels = table.columns(block, self.target, key="data.target")
+        y = _numbers(labels) if self.labels is None else labels[0][:, None]
         step = self._step(matrix.shape[1])
         for start in range(0, len(matrix), step):
             yield matrix[start : start + step], slice(None), y[start : start + step]
@@ -353,17 +353,17 @@ def _checked(
             return x, cells.read_labels(y, name=target[0], first=first) if classes else y.astype(
                 float
             )
-    found = table.columns(block, features, key="data.features")
+    cells_read = table.columns(block, features, key="data.features")
     columns = [
         cells.read_numbers(values, key="data.features", name=name, first=first)
-        for name, values in zip(features, found, strict=True)
+        for name, values in zip(features, cells_read, strict=True)
     ]
-    x, found = np.stack(columns, axis=1), table.columns(block, target, key="data.target")
+    x, cells_read = np.stack(columns, axis=1), table.columns(block, target, key="data.target")
     if classes:
-        return x, cells.read_labels(found[0], name=target[0], first=first)
+        return x, cells.read_labels(cells_read[0], name=target[0], first=first)
     columns = [
         cells.read_numbers(values, key="data.target", name=name, first=first)
-        for name, values in zip(target, found, strict=True)
+        for name, values in zip(target, cells_read, strict=True)
     ]
     return x, np.stack(columns, axis=1)
 

@@ -140,9 +140,9 @@ class Npy:
 
     def pieces(self, block: int, step: int) -> Iterator[np.ndarray]:
         """Yield all columns of a block, `step` rows at a time, to be copied from and let go."""
-        found = self.matrix(block)
-        for start in range(0, len(found), step):
-            yield found[start : start + step]
+        rows = self.matrix(block)
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step]
 
     def matrix(self, block: int) -> np.ndarray:
         """Return all columns of a block: the pages of the file, not a copy."""
@@ -153,8 +153,8 @@ class Npy:
             raise OSError(f"{self.path} became shorter while it was read")
         self._drop()
         self._used = start, end
-        found = np.frombuffer(self._pages, self.dtype, count, start)
-        return found.reshape(-1, self.width)
+        values = np.frombuffer(self._pages, self.dtype, count, start)
+        return values.reshape(-1, self.width)
 
     @functools.cached_property
     def _pages(self) -> mmap.mmap:
@@ -174,8 +174,8 @@ class Npy:
 
     def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
         """Return columns of a block."""
-        found = self.matrix(block)
-        return [found[:, int(name)].copy() for name in names]
+        rows = self.matrix(block)
+        return [rows[:, int(name)].copy() for name in names]
 
 
 def _measure_memory() -> float:

@@ -66,7 +66,7 @@ def draw_parity(judged: Sequence[Judged]) -> dict[str, Figure]:
                                             title=title)  # fmt: skip
         counted = count_ulps(a, b)
         if counted:
-            drawings["ulp_histogram"] = partial(_draw_counted, found=counted, title=title)
+            drawings["ulp_histogram"] = partial(_draw_counted, counted=counted, title=title)
         for name, draw in drawings.items():
             panels.setdefault(name, []).append(draw)
     rows = max((len(_tensors(ladder)) for _, ladder in judged), default=0)
@@ -330,9 +330,9 @@ def _times(over: float) -> str:
     return "<.001" if over < 1 else f"{over:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
-def _draw_counted(axes: Axes, *, found: Mapping[str, np.ndarray], title: str) -> None:
+def _draw_counted(axes: Axes, *, counted: Mapping[str, np.ndarray], title: str) -> None:
     """Draw a histogram of ulps whose bars are 0, 1, 2 to 3, 4 to 7, and so on."""
-    binned = {name: _binned(apart) for name, apart in found.items()}
+    binned = {name: _binned(apart) for name, apart in counted.items()}
     bars = max(4, *(int(bins.max()) + 1 for bins in binned.values()))
     looks: list[dict[str, Any]] = [
         {"fill": True, "facecolor": "#a9cfe8", "edgecolor": "#56b4e9"},
@@ -340,7 +340,7 @@ def _draw_counted(axes: Axes, *, found: Mapping[str, np.ndarray], title: str) ->
         {"color": "#000000", "linewidth": 1.4, "zorder": 3},
     ]
     least = 1.0
-    for (name, apart), look in zip(found.items(), looks, strict=False):
+    for (name, apart), look in zip(counted.items(), looks, strict=False):
         share = np.bincount(binned[name], minlength=bars) / len(apart)
         least = min(least, 1 / len(apart))
         middle, far = np.quantile(apart, [0.5, 0.99], method="inverted_cdf")

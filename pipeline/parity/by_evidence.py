@@ -202,17 +202,17 @@ def between_steps(pair: Compared, name: str, first: int) -> Excess | None:
     """Return where something besides the update changed the state, if it belongs to this rung."""
     assert pair.evidence is not None
     replay = pair.evidence.about.get("replay", {})
-    for side, found in replay.items():
-        if found["kind"] != "state":
+    for side, replayed in replay.items():
+        if replayed["kind"] != "state":
             continue
-        quantity, step = Quantity(*found["quantity"]), int(found["step"])
+        quantity, step = Quantity(*replayed["quantity"]), int(replayed["step"])
         belongs = RUNG_OF.get(quantity.kind, "evaluation")
         if belongs != "evaluation" and step >= 2:
             belongs = "trajectory"
         inside = belongs == name
         if inside:
             suspect = Suspect("replay", side, side, quantity, step)
-            ratio, far, bound = (float(found[word]) for word in ("ratio", "distance", "bound"))
+            ratio, far, bound = (float(replayed[word]) for word in ("ratio", "distance", "bound"))
             return Excess(kind="state", suspect=suspect, ratio=ratio, distance=far, bound=bound)
     return None
 

@@ -64,13 +64,13 @@ def growth(
         return Growth(kind="unclear", rate=None, step=None, text=text)
     fits = {"power": np.log(k), "exponential": k}
     y = np.log(d)
-    found = {}
+    fitted = {}
     for kind, x in fits.items():
         slope, start = np.polyfit(x, y, 1)
-        found[kind] = (float(np.square(y - slope * x - start).sum()), float(slope))
+        fitted[kind] = (float(np.square(y - slope * x - start).sum()), float(slope))
     scatter = float(np.square(y - y.mean()).sum())
-    kind = min(found, key=lambda name: found[name][0])
-    rest, slope = found[kind]
+    kind = min(fitted, key=lambda name: fitted[name][0])
+    rest, slope = fitted[kind]
     total = slope * float(np.ptp(fits[kind]))  # how much log d grows from end to end
     if abs(total) < np.log(3):
         text = f"about constant, between {d.min():.2g} and {d.max():.2g}"

@@ -65,14 +65,14 @@ def _nearer(labels: Mapping[str, str], ends: Mapping[str, Sequence[float]]) -> s
     return " Neither is clearly nearer."
 
 
-def _checked(found: Mapping[str, Any]) -> str:
-    if "why" in found:
-        return f"not checked, {found['why']}"
-    text = f"at most {found['largest']:.2g} from central differences"
-    if found["largest"] > _NO_DERIVATIVE:
-        worst = max(found["central differences"], key=found["central differences"].__getitem__)
-        text = f"no derivative of the loss, that of {worst} is {found['largest']:.2g} off"
-    by_hand = found.get("hand-derived")
+def _checked(checked: Mapping[str, Any]) -> str:
+    if "why" in checked:
+        return f"not checked, {checked['why']}"
+    text = f"at most {checked['largest']:.2g} from central differences"
+    if checked["largest"] > _NO_DERIVATIVE:
+        worst = max(checked["central differences"], key=checked["central differences"].__getitem__)
+        text = f"no derivative of the loss, that of {worst} is {checked['largest']:.2g} off"
+    by_hand = checked.get("hand-derived")
     return f"{text}, {max(by_hand.values()):.2g} from those derived by hand" if by_hand else text
 
 

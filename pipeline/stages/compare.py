@@ -86,21 +86,23 @@ class Comparison:
 
     def largest(self) -> dict[str, float]:
         """Return the largest distances over all pairs, parameters and steps."""
-        found = []
+        distances = []
         for a, b in self.pairs:
             with contextlib.suppress(ValueError):
-                found += distance.trajectories(a, b)
+                distances += distance.trajectories(a, b)
         kinds = ("absolute", "relative", "ulp")
-        return {f"max_{kind}": max(getattr(g, kind) for g in found) for kind in kinds if found}
+        return {
+            f"max_{kind}": max(getattr(g, kind) for g in distances) for kind in kinds if distances
+        }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows of one table over all pairs, the pair and its verdict in front."""
         header: list[str] = []
         rows: list[list[str]] = []
         for (a, b), (verdict, _) in zip(self.pairs, self.verdicts, strict=True):
-            columns, found = summarise_pair(a, b)
+            columns, lines = summarise_pair(a, b)
             header = ["pair", "verdict", *columns]
-            rows += [[f"{a.label()} against {b.label()}", verdict, *row] for row in found]
+            rows += [[f"{a.label()} against {b.label()}", verdict, *row] for row in lines]
         return header, rows
 
     @property
@@ -222,8 +224,8 @@ def compare(
     }
     if by_seeds:
         about["over_seeds"] = [group.to_dict() for group in by_seeds]
-    found = json.dumps(about, indent=1, allow_nan=False)
-    storage.write_atomic(folder / "parity.json", lambda file: file.write(found.encode()))
+    text = json.dumps(about, indent=1, allow_nan=False)
+    storage.write_atomic(folder / "parity.json", lambda file: file.write(text.encode()))
     return Comparison(
         records=records, pairs=pairs, alone=alone, ladders=ladders, folder=folder, board=board,
         equal=equal, unreadable=unreadable, by_seeds=by_seeds,
@@ -242,8 +244,8 @@ def _drawn(
     for digest, members in groups.items():
         settings = json.dumps(members[0].config["data"], sort_keys=True, default=str)
         like.setdefault(settings, []).append(digest)
-    kept = [sorted(found, key=lambda d: -worst[d])[:_DRAWN] for found in like.values()]
-    return [digest for digest in groups if any(digest in found for found in kept)]
+    kept = [sorted(digests, key=lambda d: -worst[d])[:_DRAWN] for digests in like.values()]
+    return [digest for digest in groups if any(digest in digests for digests in kept)]
 
 
 def may_be_probed(a: RunRecord, b: RunRecord) -> bool:

@@ -15,10 +15,10 @@ def evaluate(
     The targets stay in float64: the prediction's rounding counts, the target's does not.
     """
     prediction = backend.predict(model, dataset.arrays["x_test"])
-    found = metrics.scores(prediction, dataset.arrays["y_test"], classes=dataset.classes)
+    numbers = metrics.scores(prediction, dataset.arrays["y_test"], classes=dataset.classes)
     record.arrays["prediction"] = prediction
-    record.about["scores"] = found
-    return found
+    record.about["scores"] = numbers
+    return numbers
 
 
 def scores(

@@ -138,13 +138,13 @@ def value(record: RunRecord, metric: str) -> float:
 def best(config: DictConfig) -> dict[str, str]:
     """Return what the study found so far, as tags."""
     study = _study(config)
-    found = {"search.study": study.study_name, "search.storage": _shown(config)}
+    tags = {"search.study": study.study_name, "search.storage": _shown(config)}
     done = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
     if done:
         winner = study.best_trial
         chosen = " ".join(f"{key}={choice}" for key, choice in winner.params.items())
-        found |= {"search.best": chosen, "search.best_value": f"{winner.value:.9g}"}
-    return found | {"search.metric": str(config.sweep.metric), "search.trials": str(len(done))}
+        tags |= {"search.best": chosen, "search.best_value": f"{winner.value:.9g}"}
+    return tags | {"search.metric": str(config.sweep.metric), "search.trials": str(len(done))}
 
 
 def _study(config: DictConfig) -> Any:

@@ -25,11 +25,11 @@ def predict(model: Any, x: np.ndarray) -> np.ndarray:
 def layers(model: Any, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arrays:
     """Return what the twin shows of one batch in training mode, and its ``output``."""
     dtype = next(iter(model.p.values())).dtype
-    with watched() as found:
+    with watched() as watched_values:
         output = model.forward(x.astype(dtype), *(m.astype(dtype) for m in masks), training=True)
     return {
         name: to_neutral(axes, np.asarray(value))
-        for name, (value, axes) in (found | {"output": (output, None)}).items()
+        for name, (value, axes) in (watched_values | {"output": (output, None)}).items()
     }
 
 

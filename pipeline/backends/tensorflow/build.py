@@ -26,8 +26,8 @@ def configure(*, threads: int, deterministic: bool, device: str, dtype: str, see
     with quiet_start():
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-        found = "cuda" if tf.config.list_physical_devices("GPU") else "cpu"
-        if device == "cuda" and found != "cuda":
+        available = "cuda" if tf.config.list_physical_devices("GPU") else "cpu"
+        if device == "cuda" and available != "cuda":
             raise ConfigError("backend.device", device, "TensorFlow sees no GPU; use cpu or auto")
         if deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -37,7 +37,7 @@ def configure(*, threads: int, deterministic: bool, device: str, dtype: str, see
         keras.config.set_dtype_policy(dtype)
         keras.utils.set_random_seed(seed)
         tf.zeros(())
-    return found if device == "auto" else device
+    return available if device == "auto" else device
 
 
 def build(

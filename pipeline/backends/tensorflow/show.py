@@ -29,13 +29,13 @@ def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
 def layers(model: keras.Model, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arrays:
     """Return what the twin shows of one batch in training mode, and its ``output``."""
     like = model.variables[0]
-    with watched() as found:
+    with watched() as watched_values:
         output = model(
             to_tensor(x, like), *(to_tensor(mask, like) for mask in masks), training=True
         )
     return {
         name: to_neutral(axes, value.numpy())
-        for name, (value, axes) in (found | {"output": (output, None)}).items()
+        for name, (value, axes) in (watched_values | {"output": (output, None)}).items()
     }
 
 

@@ -21,8 +21,8 @@ from pipeline.pairs.pair import Side
 
 def configure(*, threads: int, deterministic: bool, device: str, dtype: str, seed: int) -> str:
     """Set everything global, and return the device that ``auto`` means here."""
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and found != "cuda":
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and available != "cuda":
         raise ConfigError("backend.device", device, "PyTorch sees no CUDA device; use cpu or auto")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
@@ -34,7 +34,7 @@ def configure(*, threads: int, deterministic: bool, device: str, dtype: str, see
     torch.backends.cudnn.benchmark = False
     torch.set_default_dtype(getattr(torch, dtype))
     torch.manual_seed(seed)
-    return found if device == "auto" else device
+    return available if device == "auto" else device
 
 
 def build(

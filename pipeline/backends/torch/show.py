@@ -33,11 +33,11 @@ def layers(model: nn.Module, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arra
     """Return what the twin shows of one batch in training mode, and its ``output``."""
     like = next(model.parameters())
     model.train()
-    with torch.no_grad(), watched() as found:
+    with torch.no_grad(), watched() as watched_values:
         output = model(to_tensor(x, like), *(to_tensor(mask, like) for mask in masks))
     return {
         name: to_neutral(axes, value.cpu().numpy())
-        for name, (value, axes) in (found | {"output": (output, None)}).items()
+        for name, (value, axes) in (watched_values | {"output": (output, None)}).items()
     }
 
 
