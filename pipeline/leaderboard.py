@@ -35,7 +35,11 @@ def swept(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """
     flat = [identity.flatten(record.config) for record in records]
     keys = [key for key in (flat[0] if flat else {}) if identity.decides_numbers(key)]
-    values = {key: [own[key] for own in flat] for key in keys if all(key in own for own in flat)}
+    values = {
+        key: [config[key] for config in flat]
+        for key in keys
+        if all(key in config for config in flat)
+    }
     return {key: v for key, v in values.items() if any(each != v[0] for each in v)}
 
 

@@ -96,17 +96,17 @@ def _runs(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
     words = [max(map(len, name.split())) for name in header]
     columns = list(zip(*rows, strict=True))
     least = [max(word, *map(len, c)) for word, c in zip(words, columns, strict=True)]
-    kept, left = list(range(len(header))), []
+    shown_columns, dropped = list(range(len(header))), []
     for spared in _SPARED:
-        if min(least[0], _NAME) - least[0] + sum(least[i] + 3 for i in kept) < out.width:
+        if min(least[0], _NAME) - least[0] + sum(least[i] + 3 for i in shown_columns) < out.width:
             break
-        left += [header[i] for i in kept if header[i].startswith(spared)]
-        kept = [i for i in kept if not header[i].startswith(spared)]
-    shown = [[row[i] for i in kept] for row in rows]
-    fitting, least = [header[i] for i in kept], [least[i] for i in kept]
+        dropped += [header[i] for i in shown_columns if header[i].startswith(spared)]
+        shown_columns = [i for i in shown_columns if not header[i].startswith(spared)]
+    shown = [[row[i] for i in shown_columns] for row in rows]
+    fitting, least = [header[i] for i in shown_columns], [least[i] for i in shown_columns]
     _listed(out, fitting, shown, title="Runs", least=least)
-    if left:
-        out.print(Text(f"In the report, too wide for here: {', '.join(left)}."))
+    if dropped:
+        out.print(Text(f"In the report, too wide for here: {', '.join(dropped)}."))
 
 
 def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
@@ -124,13 +124,13 @@ def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
             if more not in ladder.sentence():
                 longer.setdefault(more, row[0])
     below = [f"{rung.capitalize()}: {more}." for more, rung in longer.items()]
-    kept = [i for i, name in enumerate(header) if any(row[i] for row in rows)]
-    if width < _WIDE and header.index("bound from") in kept:
-        kept.remove(header.index("bound from"))
+    shown_columns = [i for i, name in enumerate(header) if any(row[i] for row in rows)]
+    if width < _WIDE and header.index("bound from") in shown_columns:
+        shown_columns.remove(header.index("bound from"))
         parts = (f"{source} ({', '.join(rungs)})" for source, rungs in sources.items())
         below.append(f"Bounds from: {'; '.join(parts)}.")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
-    for i in kept:
+    for i in shown_columns:
         number = header[i] in ("step", "distance", "bound")
         last = header[i] == "why"
         table.add_column(
@@ -140,7 +140,7 @@ def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
         )  # fmt: skip
     for row in rows:
         styles = {1: _COLOURS[row[1]]}
-        table.add_row(*(Text(row[i], style=styles.get(i, "")) for i in kept))
+        table.add_row(*(Text(row[i], style=styles.get(i, "")) for i in shown_columns))
     return table, below
 
 

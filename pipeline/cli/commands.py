@@ -126,13 +126,13 @@ def _linked(job: Job, *, name: str, parent: str, note: Callable[[str], None]) ->
     return record
 
 
-def _elsewhere(values: Mapping[str, Any], **how: Any) -> None:
+def _elsewhere(values: Mapping[str, Any], **arguments: Any) -> None:
     """Run one job in a fresh process: its framework was already started here in another way."""
     # A child is told the default too; in joblib's workers that is a method that no child knows.
     multiprocessing.set_start_method("spawn", force=True)
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe()
-    process = context.Process(target=_child, args=(theirs, values), kwargs=how)
+    process = context.Process(target=_child, args=(theirs, values), kwargs=arguments)
     process.start()
     theirs.close()
     try:
@@ -148,10 +148,10 @@ def _elsewhere(values: Mapping[str, Any], **how: Any) -> None:
         raise error
 
 
-def _child(pipe: Any, values: Mapping[str, Any], **how: Any) -> None:
+def _child(pipe: Any, values: Mapping[str, Any], **arguments: Any) -> None:
     catch_signals()
     try:
-        run_job(resolve_job(values), **how)
+        run_job(resolve_job(values), **arguments)
         pipe.send(None)
     except Exception as error:
         pipe.send(RuntimeError(str(error)))

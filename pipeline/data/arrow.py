@@ -69,16 +69,16 @@ class Csv(_Arrow):
             ragged.append(row)
             return "error"
 
-        how = {
+        options = {
             "read_options": csv.ReadOptions(use_threads=False),
             "parse_options": csv.ParseOptions(invalid_row_handler=refuse),
         }
         try:
-            with csv.open_csv(path, **how) as file:
+            with csv.open_csv(path, **options) as file:
                 self.names = file.schema.names
             wanted = [name for name in names if self.names.count(name) == 1]
             convert = csv.ConvertOptions(include_columns=wanted)
-            self._found = csv.read_csv(path, convert_options=convert, **how)
+            self._found = csv.read_csv(path, convert_options=convert, **options)
         except Exception:
             if not ragged:
                 raise

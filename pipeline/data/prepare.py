@@ -107,17 +107,17 @@ def parts(
     """
     check_shares(validation=validation, test=test)
     order = rng.permutation(n)
-    left = order if classes is None else order[np.argsort(classes[order], kind="stable")]
+    remaining = order if classes is None else order[np.argsort(classes[order], kind="stable")]
     where = np.zeros(n, dtype=np.int8)
     for mark, key, share in ((1, "test", test), (2, "validation", validation)):
         count = round(n * share)
         if share and not count:
             raise ConfigError(f"data.{key}", share, f"of {n} rows is no row")
-        if count >= len(left):
+        if count >= len(remaining):
             raise ConfigError(f"data.{key}", share, f"of {n} rows leaves no row to train on")
-        taken = np.diff(np.arange(len(left) + 1) * count // len(left)) > 0
-        where[left[taken]] = mark
-        left = left[~taken]
+        taken = np.diff(np.arange(len(remaining) + 1) * count // len(remaining)) > 0
+        where[remaining[taken]] = mark
+        remaining = remaining[~taken]
     rows = {"train": order[where[order] == 0], "test": order[where[order] == 1]}
     return rows | ({"val": order[where[order] == 2]} if validation else {})
 

@@ -313,26 +313,26 @@ def _blocks(
     rows, total = table.blocks, sum(table.blocks)
     wanted = 2 + bool(validation)
     if len(rows) < wanted:
-        how = "data.block" if isinstance(table, tables.Npy) else "its row groups"
+        unit = "data.block" if isinstance(table, tables.Npy) else "its row groups"
         raise ConfigError(
             "data.source", "mmap",
-            f"{table.path.name} has {len(rows)} block(s) for {wanted} sets; make {how} smaller",
+            f"{table.path.name} has {len(rows)} block(s) for {wanted} sets; make {unit} smaller",
         )  # fmt: skip
-    left = rng.permutation(len(rows)).tolist()
+    remaining = rng.permutation(len(rows)).tolist()
     chosen = {}
     for split, share in (("test", test), ("val", validation)):
         if not share:
             continue
         wanted -= 1
-        taken = [left.pop(0)]
+        taken = [remaining.pop(0)]
         count = rows[taken[0]]
         if count > cap:
             raise ConfigError("data.cap", cap, f"is less than one block of {count} rows")
-        while len(left) > wanted and count + rows[left[0]] <= min(cap, share * total):
-            taken.append(left.pop(0))
+        while len(remaining) > wanted and count + rows[remaining[0]] <= min(cap, share * total):
+            taken.append(remaining.pop(0))
             count += rows[taken[-1]]
         chosen[split] = tuple(sorted(taken))
-    return chosen | {"train": tuple(sorted(left))}
+    return chosen | {"train": tuple(sorted(remaining))}
 
 
 def _checked(

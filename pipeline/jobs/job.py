@@ -158,11 +158,11 @@ def show_layers(job: Job, *, backend: Backend, model: Model, k: int = 1) -> dict
     """
     samples = job.batches
     updates = -(-samples.count // samples.group)
-    at = (k - 1) % updates * samples.group * samples.size  # rows before it in its epoch
+    offset = (k - 1) % updates * samples.group * samples.size  # rows before it in its epoch
     for x, _ in samples.blocks((k - 1) // updates + 1):
-        if at < len(x):
-            x = x[at : at + samples.size]
+        if offset < len(x):
+            x = x[offset : offset + samples.size]
             break
-        at -= len(x)
+        offset -= len(x)
     masks = job.masks(k, [len(x)])[0] if job.masks else []
     return {f"layer/{name}": value for name, value in backend.layers(model, x, masks).items()}

@@ -47,21 +47,21 @@ def units(n: int) -> float:
     return max(8.0, math.sqrt(n) / 2)
 
 
-def usual_error(own: np.ndarray, size: np.ndarray) -> np.ndarray:
+def usual_error(own_error: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Return ``min(max(E_k, S_k · median_j(E_j/S_j)), S_k)``: an own error on the right of a bound.
 
     At least its usual share of the size, because one number can be exact by luck; at most the size,
     because an error beyond that says nothing (and an infinite one would excuse everything). What is
     not finite is not known, and has the usual share; it is told at its own step.
     """
-    known = np.isfinite(own)
-    own = np.where(known, own, 0.0)
-    share = np.zeros(own.shape[1:])
-    for column in range(own.shape[1]):
+    known = np.isfinite(own_error)
+    own_error = np.where(known, own_error, 0.0)
+    share = np.zeros(own_error.shape[1:])
+    for column in range(own_error.shape[1]):
         there = (size[:, column] > 0) & np.isfinite(size[:, column]) & known[:, column]
         if there.any():
-            share[column] = np.median(own[there, column] / size[there, column])
-    usual: np.ndarray = np.minimum(np.maximum(own, share * size), size)
+            share[column] = np.median(own_error[there, column] / size[there, column])
+    usual: np.ndarray = np.minimum(np.maximum(own_error, share * size), size)
     return usual
 
 
@@ -76,9 +76,9 @@ def meaning_bound(own_a: np.ndarray, own_b: np.ndarray, size: np.ndarray, *, n: 
 
     A rounding difference shrinks with the precision, a difference of meaning does not.
     """
-    own = np.maximum(usual_error(own_a, size), usual_error(own_b, size))
+    own_error = np.maximum(usual_error(own_a, size), usual_error(own_b, size))
     shrink = float(WIDE.eps) / float(NARROW.eps)
-    return roundings(n) * (own * shrink) + units(n) * (
+    return roundings(n) * (own_error * shrink) + units(n) * (
         float(WIDE.eps) * largest_so_far(size) + float(WIDE.tiny)
     )
 
@@ -93,16 +93,16 @@ def precision_bound(own_other: np.ndarray, size: np.ndarray, *, n: int) -> np.nd
     )
 
 
-def replay_bound(own: np.ndarray, size: np.ndarray, *, n: int, dtype: str) -> np.ndarray:
+def replay_bound(own_error: np.ndarray, size: np.ndarray, *, n: int, dtype: str) -> np.ndarray:
     """Return how far a record may be from its own step done again, in the run's precision.
 
     ``R·E·eps/eps32 + C·(eps·S* + tiny)``: the rounding of threads or atomics, say. Where the other
     side is not finite, its error and size count as 0: they say nothing about this side's record.
     """
-    own, size = (np.where(np.isfinite(values), values, 0.0) for values in (own, size))
+    own_error, size = (np.where(np.isfinite(values), values, 0.0) for values in (own_error, size))
     info = np.finfo(dtype)
     shrink = float(info.eps) / float(NARROW.eps)
-    return roundings(n) * usual_error(own, size) * shrink + units(n) * (
+    return roundings(n) * usual_error(own_error, size) * shrink + units(n) * (
         float(info.eps) * largest_so_far(size) + float(info.tiny)
     )
 

@@ -72,9 +72,11 @@ def judge_by_evidence(
 
 
 def _tell_place(name: str, quantity: Quantity, step: int) -> str:
-    at = "" if name in ("forward", "evaluation") else f" at step {step}"
+    at_step = "" if name in ("forward", "evaluation") else f" at step {step}"
     kind = {"loss": "loss", "gradient": "gradient of ", "activation": "activation "}
-    return f"{kind.get(quantity.kind, '')}{quantity.label if quantity.kind != 'loss' else ''}{at}"
+    return (
+        f"{kind.get(quantity.kind, '')}{quantity.label if quantity.kind != 'loss' else ''}{at_step}"
+    )
 
 
 def find_excess_before(

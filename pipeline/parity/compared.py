@@ -135,8 +135,10 @@ class Compared:
             if side in evidence.about.get("replay", {}) or side not in evidence.sources(quantity):
                 continue
             m = evidence.measured(quantity, side)
-            own = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
-            bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=self.dtype)
+            own_error = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
+            bound = bounds.replay_bound(
+                own_error, m.size, n=evidence.terms(quantity), dtype=self.dtype
+            )
             again = np.where(m.diverged[:, None], 0.0, evidence.arrays[key])
             if bounds.is_beyond(again, bound).any():
                 label = self.label(side)

@@ -117,8 +117,8 @@ def _tell_coarse(pair: Compared) -> list[str]:
             there = (m.size[:, 0] > 0) & ~m.diverged
             if not there.any():
                 continue
-            own = np.minimum(m.own_a[there, 0], m.own_b[there, 0]) / m.size[there, 0]
-            typical = float(np.median(own))
+            own_error = np.minimum(m.own_a[there, 0], m.own_b[there, 0]) / m.size[there, 0]
+            typical = float(np.median(own_error))
             if typical > COARSE * float(NARROW.eps) and (worst is None or typical > worst[0]):
                 worst = typical, quantity.label
     if worst is None:

@@ -81,11 +81,11 @@ def _of_source(
     bound = bounds.meaning_bound(m.own_a, m.own_b, m.size, n=n)
     yield _tested("meaning", "", m.apart, bound, usable, **common)
     if narrow:
-        for side, own, other in (("a", m.own_a, m.own_b), ("b", m.own_b, m.own_a)):
+        for side, own_error, other in (("a", m.own_a, m.own_b), ("b", m.own_b, m.own_a)):
             bound = bounds.precision_bound(other, m.size, n=n)
             if quantity.kind == "free":  # noise that a rule amplifies is no coarse arithmetic
                 bound = np.maximum(bounds.FREE * float(bounds.NARROW.eps) * m.size, bound)
-            yield _tested("precision", side, np.minimum(own, m.size), bound, usable, **common)
+            yield _tested("precision", side, np.minimum(own_error, m.size), bound, usable, **common)
     if m.lonely.any():
         far = np.where(m.lonely[:, None], np.inf, 0.0) * np.ones(2)
         yield _tested("finite", "", far, np.zeros_like(far), usable | True, **common)
@@ -98,8 +98,8 @@ def _replayed(
     if apart is None or side not in evidence.sources(quantity):
         return None
     m = evidence.measured(quantity, side)
-    own = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
-    bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=pair.dtype)
+    own_error = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
+    bound = bounds.replay_bound(own_error, m.size, n=evidence.terms(quantity), dtype=pair.dtype)
     return _tested(
         "replay", side, apart, bound, ~m.diverged[:, None], source=side, quantity=quantity,
         steps=steps, size=m.size,

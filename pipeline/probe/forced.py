@@ -302,7 +302,7 @@ def measure_rows(
         lonely, diverged = lonely | diverged, np.zeros_like(diverged)
     diverged = diverged | shared.reshape(len(shared), -1).all(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
-        own = {side: distance.norms(narrow[side] - wide[side]) for side in "ab"}
+        own_error = {side: distance.norms(narrow[side] - wide[side]) for side in "ab"}
         apart = distance.norms(wide["a"] - wide["b"])
         free = apart if native == WIDE else distance.norms(narrow["a"] - narrow["b"])
         updates: dict[str, np.ndarray] = {}
@@ -315,8 +315,8 @@ def measure_rows(
             updates = {"update": update}
     quiet = diverged[:, None]
     return updates | {
-        "own_a": np.where(quiet, 0.0, own["a"]),
-        "own_b": np.where(quiet, 0.0, own["b"]),
+        "own_a": np.where(quiet, 0.0, own_error["a"]),
+        "own_b": np.where(quiet, 0.0, own_error["b"]),
         "apart": np.where(quiet, 0.0, apart),
         "size": np.where(quiet, 0.0, size),
         "free": np.where(quiet, 0.0, free),

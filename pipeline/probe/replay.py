@@ -48,8 +48,8 @@ def find_first_miss(side: ProbedSide, evidence: Evidence, name: str) -> dict[str
             continue
         quantity = parse_key(key.removeprefix(f"replay/{name}/"))
         m = evidence.measured(quantity, name)
-        own = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
-        bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=side.dtype)
+        own_error = np.minimum(m.own_a, m.own_b)  # a coarse side is not its own excuse
+        bound = bounds.replay_bound(own_error, m.size, n=evidence.terms(quantity), dtype=side.dtype)
         beyond = bounds.is_beyond(np.where(m.diverged[:, None], 0.0, apart), bound)
         if not beyond.any():
             continue
@@ -187,8 +187,10 @@ def _gives_record(
     if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]):
         return False
     m = evidence.measured(quantity, name)
-    own = np.minimum(m.own_a, m.own_b)
-    bound = bounds.replay_bound(own, m.size, n=evidence.terms(quantity), dtype=side.dtype)[:step]
+    own_error = np.minimum(m.own_a, m.own_b)
+    bound = bounds.replay_bound(own_error, m.size, n=evidence.terms(quantity), dtype=side.dtype)[
+        :step
+    ]
     one, other = (np.asarray(each, np.float64) for each in rows)
     with np.errstate(invalid="ignore"):
         gap = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, one - other)

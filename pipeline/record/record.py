@@ -172,8 +172,8 @@ def _find_file(path: Path, digest: str) -> Path:
 
 def _digest(about: Mapping[str, Any]) -> str:
     """SHA-256 of what a record says of itself, but for the run's id, which may come later."""
-    kept = json.loads(json.dumps({key: about[key] for key in about if key != "run"}))
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    facts = json.loads(json.dumps({key: about[key] for key in about if key != "run"}))
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _lies_in(array: np.ndarray, path: Path) -> bool:

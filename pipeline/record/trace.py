@@ -144,10 +144,10 @@ class Trace:
         self._rows.clear()
         part = {"loss": self._stack(losses)}
         finite = np.isfinite(part["loss"])
-        kept = len(losses) if finite.all() else int(np.argmin(finite)) + 1
+        count = len(losses) if finite.all() else int(np.argmin(finite)) + 1
         scalars, self._scalars = self._scalars, []
         if scalars:  # a signal may have come between the two
-            kept = min(kept, len(scalars))
+            count = min(count, len(scalars))
         for name in scalars[0] if scalars else ():
             part[f"scalar/{name}"] = np.array([float(each[name]) for each in scalars])
         if self.full:
@@ -166,12 +166,12 @@ class Trace:
         else:
             size, most = len(losses), self._CHUNK
         self._most = min(max(most * len(losses) // size, 1), self._CHUNK)
-        self._parts.append({key: array[:kept] for key, array in part.items()})
-        self._steps += kept
+        self._parts.append({key: array[:count] for key, array in part.items()})
+        self._steps += count
         self._write_out(self._IN_MEMORY)
         if not finite.all():
             lr = float(self.rates[self._steps - 1])
-            raise NonFiniteLossError(self._steps, lr, float(part["loss"][kept - 1]))
+            raise NonFiniteLossError(self._steps, lr, float(part["loss"][count - 1]))
         return part["loss"]
 
     def _write_out(self, most: int) -> None:
@@ -206,9 +206,9 @@ class Trace:
 
     def restore(self, rows: Mapping[str, np.ndarray]) -> None:
         """Begin with rows that `take` returned in another process."""
-        kept = dict(rows)
-        seconds = kept.pop("seconds")
-        self._parts, self._taken, self._steps = [kept], 1, len(seconds)
+        remaining = dict(rows)
+        seconds = remaining.pop("seconds")
+        self._parts, self._taken, self._steps = [remaining], 1, len(seconds)
         self._ticks = np.stack([np.zeros_like(seconds), seconds], axis=1).ravel().tolist()
 
     def collect(self, first: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -147,8 +147,8 @@ def render_page(
         ],
         keys=keys,
         differing=[
-            [name, *(as_cell(own.get(key, MISSING)) for key in keys)]
-            for name, own in zip(named, flat, strict=True)
+            [name, *(as_cell(config.get(key, MISSING)) for key in keys)]
+            for name, config in zip(named, flat, strict=True)
         ],
         configs=[
             (name, record.about.get("run"), _config_text(record, keys=keys))
@@ -184,7 +184,7 @@ def _what(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     flat = [identity.flatten(record.config) for record in records]
     lines = [("runs", str(len(records)))]
     for word, key in wanted.items():
-        values = dict.fromkeys(as_cell(own[key]) for own in flat if key in own)
+        values = dict.fromkeys(as_cell(config[key]) for config in flat if key in config)
         if values:
             lines.append((word, ", ".join(values)))
     digests = dict.fromkeys(str(r.about.get("data", {}).get("digest", "")) for r in records)

@@ -54,17 +54,17 @@ def summarise_runs(records: Sequence[RunRecord]) -> Table:
     parameters = [read_parameters(record) for record in records]
     truths = [read_scalars(read_facts(record).get("truth")) for record in records]
     optima = [read_scalars(record.about.get("least_squares")) for record in records]
-    keys = list(dict.fromkeys(key for own in parameters for key in own))
+    keys = list(dict.fromkeys(key for config in parameters for key in config))
     header = ["run"]
     columns = [name_runs(records)]
     for key in keys:
-        own = [values.get(key) for values in parameters]
+        values_of_key = [values.get(key) for values in parameters]
         header.append(key)
-        columns.append([as_exact(value) for value in own])
+        columns.append([as_exact(value) for value in values_of_key])
         for sign, known in (("true", truths), ("least squares", optima)):
             header.append(f"|{key} − {sign}|")
             goals = [values.get(key) for values in known]
-            columns.append([_apart(*both) for both in zip(own, goals, strict=True)])
+            columns.append([_apart(*both) for both in zip(values_of_key, goals, strict=True)])
     losses = [record.arrays.get("loss", np.empty(0)) for record in records]
     times = [record.about.get("time", {}).get("step_us") for record in records]
     scores = [record.about.get("scores", {}) for record in records]
@@ -72,12 +72,12 @@ def summarise_runs(records: Sequence[RunRecord]) -> Table:
     columns += [
         [as_number(loss[0], ".6g") if len(loss) else MISSING for loss in losses],
         [as_number(loss[-1], ".6g") if len(loss) else MISSING for loss in losses],
-        [as_number(own.get("mse"), ".6g") for own in scores],
+        [as_number(run_scores.get("mse"), ".6g") for run_scores in scores],
         [
-            as_percent(own.get("accuracy"), record)
-            for own, record in zip(scores, records, strict=True)
+            as_percent(run_scores.get("accuracy"), record)
+            for run_scores, record in zip(scores, records, strict=True)
         ],
-        [as_number(own.get("log_loss"), ".6g") for own in scores],
+        [as_number(run_scores.get("log_loss"), ".6g") for run_scores in scores],
         [as_number(time, ".1f") for time in times],
     ]
     filled = [i for i, column in enumerate(columns) if set(column) != {MISSING}]
@@ -225,8 +225,10 @@ def as_cell(value: Any) -> str:
 def list_differing(records: Sequence[RunRecord]) -> list[str]:
     """Return the dotted keys of the settings in which the runs differ."""
     flat = [identity.flatten(record.config) for record in records]
-    keys = dict.fromkeys(key for own in flat for key in own)
-    return [k for k in keys if any(own.get(k, MISSING) != flat[0].get(k, MISSING) for own in flat)]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    return [
+        k for k in keys if any(config.get(k, MISSING) != flat[0].get(k, MISSING) for config in flat)
+    ]
 
 
 def tabulate_verdicts(

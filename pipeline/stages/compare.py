@@ -244,8 +244,8 @@ def _drawn(
     for digest, members in groups.items():
         settings = json.dumps(members[0].config["data"], sort_keys=True, default=str)
         like.setdefault(settings, []).append(digest)
-    kept = [sorted(digests, key=lambda d: -worst[d])[:_DRAWN] for digests in like.values()]
-    return [digest for digest in groups if any(digest in digests for digests in kept)]
+    drawn = [sorted(digests, key=lambda d: -worst[d])[:_DRAWN] for digests in like.values()]
+    return [digest for digest in groups if any(digest in digests for digests in drawn)]
 
 
 def may_be_probed(a: RunRecord, b: RunRecord) -> bool:

@@ -124,6 +124,6 @@ def digest_record(record: RunRecord) -> str:
     digests = record.digests or {
         key: storage.array_digest({key: values}) for key, values in record.arrays.items()
     }
-    kept = {key: digest for key, digest in digests.items() if key != "seconds"}
-    kept |= {"config": identity.config_digest(record.config), "code": identity.code_digest()}
-    return identity.digest_texts(kept)
+    basis = {key: digest for key, digest in digests.items() if key != "seconds"}
+    basis |= {"config": identity.config_digest(record.config), "code": identity.code_digest()}
+    return identity.digest_texts(basis)

@@ -28,7 +28,7 @@ class Keep(Protocol):
     def due(self) -> bool:
         """Whether it is time for one."""
 
-    def save(self, *, epoch: int, counted: Mapping[str, Any], **what: Any) -> None:
+    def save(self, *, epoch: int, counted: Mapping[str, Any], **arrays: Any) -> None:
         """Write one; see `pipeline.record.checkpoint.save`."""
 
 
@@ -51,7 +51,7 @@ def train(
     keep: Keep | None = None,
     resume: Checkpoint | None = None,
     folder: Path | None = None,
-    **how: Any,
+    **arguments: Any,
 ) -> None:
     """Train `model` and put what happened into `record`, also when training ends early.
 
@@ -74,7 +74,7 @@ def train(
         Where an interrupted training goes on.
     folder
         Where the record will be; what is too much for memory goes there while training runs.
-    how
+    arguments
         What `Backend.train` takes besides: loop, loss, optimizer, execution.
 
     Raises
@@ -95,7 +95,7 @@ def train(
         seen.restore({key: rows.pop(key) for key in [*rows] if key.startswith("order/")})
         trace.restore(rows)
         first = _in_order(resume.named("first"), first)
-        slots = {slot: resume.named(f"slot/{slot}") for slot in how["update"].slots}
+        slots = {slot: resume.named(f"slot/{slot}") for slot in arguments["update"].slots}
         begin = (resume.epoch, (resume.named("param"), slots))
 
     def after(epoch: int, slots: Slots) -> bool:
@@ -128,7 +128,7 @@ def train(
     try:
         backend.train(
             model, twin, batches=batches, epochs=epochs, trace=trace, seen=seen, after=after,
-            resume=begin, **how,
+            resume=begin, **arguments,
         )  # fmt: skip
         trace.flush()
     finally:

@@ -59,10 +59,10 @@ class Courier:
                 failed = journal.attempts > attempts
                 if failed and (journal.lost or journal.error):
                     return False
-                left = start + (patience if failed else limit) - time.monotonic()
-                if left <= 0:
+                seconds_left = start + (patience if failed else limit) - time.monotonic()
+                if seconds_left <= 0:
                     return False
-                self._changed.wait(left)
+                self._changed.wait(seconds_left)
         return True
 
     def _loop(self) -> None:

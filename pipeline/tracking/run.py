@@ -152,13 +152,13 @@ class Run:
         numbers = np.asarray(steps).tolist()
         rows = []
         for key, values in series.items():
-            told = self._told.get(key, set())
-            most = min(max(points - len(told), 2), len(values))
+            sent = self._told.get(key, set())
+            most = min(max(points - len(sent), 2), len(values))
             if len(values) and (values == values[0]).all():  # two points draw a level line
                 most = min(2, most)
             chosen = np.unique(np.linspace(0, len(values) - 1, most).round()).astype(int)
             for i in chosen.tolist():
-                if numbers[i] not in told:
+                if numbers[i] not in sent:
                     rows.append([key, float(values[i]), times[i], numbers[i]])
         self._put(*_rows(rows))
 

@@ -47,7 +47,7 @@ def make_optimizer(update: Update) -> keras.optimizers.Optimizer:
     """
     settings = {name: np.float64(value) for name, value in update.settings.items()}
     none = None if update.name != "adamw" else 0.0  # AdamW takes no None
-    how = {
+    options = {
         "learning_rate": 1.0,
         "weight_decay": none if update.decay == "none" else np.float64(update.weight_decay),
         "clipnorm": None,
@@ -63,15 +63,15 @@ def make_optimizer(update: Update) -> keras.optimizers.Optimizer:
         "nesterov": partial(keras.optimizers.SGD, nesterov=True),
         "rmsprop": partial(keras.optimizers.RMSprop, momentum=0.0, centered=False),
         "adagrad": partial(keras.optimizers.Adagrad, initial_accumulator_value=0.0),
-        "adadelta": lambda *, rho, **how: keras.optimizers.Adadelta(rho=float(rho), **how),
-        "adam": lambda *, beta1, beta2, **how: keras.optimizers.Adam(
-            beta_1=beta1, beta_2=beta2, amsgrad=False, **how
+        "adadelta": lambda *, rho, **options: keras.optimizers.Adadelta(rho=float(rho), **options),
+        "adam": lambda *, beta1, beta2, **options: keras.optimizers.Adam(
+            beta_1=beta1, beta_2=beta2, amsgrad=False, **options
         ),
-        "adamw": lambda *, beta1, beta2, **how: keras.optimizers.AdamW(
-            beta_1=beta1, beta_2=beta2, amsgrad=False, **how
+        "adamw": lambda *, beta1, beta2, **options: keras.optimizers.AdamW(
+            beta_1=beta1, beta_2=beta2, amsgrad=False, **options
         ),
     }
-    return make[update.name](**settings, **how)
+    return make[update.name](**settings, **options)
 
 
 def make_native(

@@ -65,8 +65,8 @@ def add_masks(parts: list, masks: Masks, k: int) -> list:
     """Add to each batch of an update its dropout masks."""
     drawn = masks(k, [len(y) for _, y, _ in parts])
     return [
-        (x, y, share, *(to_tensor(m, like=x) for m in own))
-        for (x, y, share), own in zip(parts, drawn, strict=True)
+        (x, y, share, *(to_tensor(m, like=x) for m in part_masks))
+        for (x, y, share), part_masks in zip(parts, drawn, strict=True)
     ]
 
 

@@ -77,8 +77,8 @@ def norm_values(norm: str, name: str, width: int) -> dict[str, np.ndarray]:
     """Return the first values of a normalisation, which leave what it normalised as it is."""
     values = {"scale": np.ones(width), "shift": np.zeros(width)}
     running = {"mean": np.zeros(width), "variance": np.ones(width)}
-    own = {"none": {}, "layer": values, "batch": values | running}[norm]
-    return {f"{name}.{part}": value for part, value in own.items()}
+    by_norm = {"none": {}, "layer": values, "batch": values | running}[norm]
+    return {f"{name}.{part}": value for part, value in by_norm.items()}
 
 
 def masks(
