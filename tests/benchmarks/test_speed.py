@@ -145,7 +145,8 @@ def test_tracking_costs_the_loop_nothing(benchmark, dataset, build, tracked, nam
 )
 def test_compiled_against_eager(benchmark, tracked, name, xla):
     eager, compiled = tracked(name), tracked(name, "compiled", xla)
-    eager(), compiled()
+    one, other = eager(), compiled()
+    np.testing.assert_allclose(other.arrays["loss"], one.arrays["loss"], rtol=1e-5)
     pairs = [[run().about["time"]["step_us"] for run in (eager, compiled)] for _ in range(5)]
     us = [statistics.median(column) for column in zip(*pairs, strict=True)]
     print(f"\n{name}{' XLA' if xla else ''}: eager {us[0]:.0f} µs, compiled {us[1]:.0f} µs a step")
