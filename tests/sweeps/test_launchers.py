@@ -138,6 +138,7 @@ def gone(pids, seconds=10):
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.slow
 def test_joblib_four_processes_on_a_fresh_store(tmp_path, call):
     code, out, err = call(*JOBLIB, "hydra.launcher.n_jobs=4", "seed=range(4)", *SMALL)
     assert code == 0, err

@@ -282,7 +282,7 @@ def test_a_sweep_of_several_processes_has_one_table(terminal):
     failure = "twingrad: job 1 (train.epochs=0) failed: train.epochs=0: must be greater than or equal to 1"
     assert "".join(lines).count(failure) == 1
     assert any("1 failed, 1 running" in line for line in lines)
-    assert "train.epochs: 2 of 3 done, 1 failed" in lines
+    assert "train.epochs: 2 of 3 done, 1 failed" in lines, lines[-60:]
     (at,) = [i for i, line in enumerate(lines) if line == "train.epochs: 2 of 3 done, 1 failed"]
     assert "Runs" in lines[at:]  # the comparison comes after it
 

@@ -97,6 +97,7 @@ def proxy(server):
         proxy.close()
 
 
+@pytest.mark.long
 def test_a_server_that_answers_one_in_five_requests_with_500(tmp_path, server, proxy):
     """No verdict is an ERROR, no tag is lost, and the command ends as it does without."""
     chance, failures = random.Random(3), []
