@@ -136,7 +136,13 @@ class Journal:
             self.spool.advance(messages[-1][1], self.spool.run)
 
     def _deliver_folder(self, client: MlflowClient, batch: Message) -> None:
-        """Send a folder file by file; after a failure, go on with the first that did not arrive."""
+        """Send a folder file by file; after a failure, go on with the first that did not arrive.
+
+        One outside is refused as it is, without a look at what is in it.
+        """
+        if not _lies_inside(self.spool.folder / batch["folder"], self._root):
+            self._deliver_batch(client, {"file": batch["folder"], "target": batch["target"]})
+            return
         for part in split_folder(batch, folder=self.spool.folder):
             if part["file"] not in self._arrived:
                 self._deliver_batch(client, part)
@@ -201,11 +207,12 @@ def _describe_loss() -> str:
 
 def _check_inside(batch: Message, *, folder: Path, root: Path | None) -> None:
     """Refuse a file outside the folder that a queue may upload from."""
-    if root is None or "file" not in batch:
-        return
-    file = (folder / batch["file"]).resolve()
-    if not file.is_relative_to(root.resolve()):
-        raise OutsideError(f"{file}: outside {root}, so it is not uploaded")
+    if "file" in batch and not _lies_inside(folder / batch["file"], root):
+        raise OutsideError(f"{folder / batch['file']}: outside {root}, so it is not uploaded")
+
+
+def _lies_inside(path: Path, root: Path | None) -> bool:
+    return root is None or path.resolve().is_relative_to(root.resolve())
 
 
 def split_folder(batch: Message, *, folder: Path) -> list[Message]:
