@@ -153,6 +153,7 @@ def test_a_queue_uploads_nothing_from_outside_its_runs_folder(dead, tmp_path):
     with (dead / "queue.jsonl").open("a") as queue:
         for message in ({"file": "../../../../secret.txt", "target": None},
                         {"file": str(secret), "target": None},
+                        {"folder": "/", "target": "all"},  # not even walked through
                         {"folder": "../inside", "target": "x"}):  # fmt: skip
             queue.write(json.dumps(message) + "\n")
     (text,) = recover.recover_runs(stale=300)
@@ -160,7 +161,7 @@ def test_a_queue_uploads_nothing_from_outside_its_runs_folder(dead, tmp_path):
     assert query(tmp_path / "outputs/mlflow.db", "select status from runs") == [("KILLED",)]
     assert not list(tmp_path.glob("outputs/artifacts/**/*.txt"))
     refused = (dead / "refused.jsonl").read_text().splitlines()
-    assert [json.loads(entry)["reason"].count("outside") for entry in refused] == [1, 1, 1]
+    assert [json.loads(entry)["reason"].count("outside") for entry in refused] == [1] * 4
 
 
 def test_a_copy_of_a_queue_delivers_nothing_while_its_original_is_there(dead, tmp_path):
