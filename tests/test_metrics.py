@@ -55,3 +55,23 @@ def test_sums_are_taken_in_float64():
 def test_other_shapes_are_refused_instead_of_broadcast():
     with pytest.raises(ValueError, match="differ in shape"):
         metrics.regression(np.zeros((5, 1)), np.zeros(5))
+
+
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(1, 20), st.integers(1, 4)),
+               elements=st.floats(-30, 30)),
+    st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_classes_are_scored_by_their_definitions(logits, chance):
+    """Of equal logits the first class counts; one column holds the log-odds of class 1."""
+    classes = max(logits.shape[1], 2)
+    labels = np.array([[chance.randrange(classes)] for _ in logits])
+    rows = [[0.0, *row] if logits.shape[1] == 1 else list(row) for row in logits]
+    right = [row.index(max(row)) == label for row, (label,) in zip(rows, labels, strict=True)]
+    losses = [math.log(math.fsum(math.exp(z - row[label]) for z in row))
+              for row, (label,) in zip(rows, labels, strict=True)]  # fmt: skip
+    scores = metrics.classification(logits, labels)
+    assert scores["accuracy"] == pytest.approx(sum(right) / len(right), rel=1e-15)
+    assert scores["log_loss"] == pytest.approx(
+        math.fsum(losses) / len(losses), rel=1e-12, abs=1e-14
+    )

@@ -36,3 +36,15 @@ def test_a_config_is_redacted_in_every_text():
     assert "secret" not in str(shown)
     assert (shown["a"]["b"][1:], shown["n"], list(shown)) == ([1, None], 2.0, ["a", "t", "n"])
     assert values["t"] == "x?token=secret"
+
+
+@pytest.mark.parametrize("start", ["?", "?a=b&", "?a=b;"])
+@pytest.mark.parametrize(
+    "name",
+    ["password", "passwd", "pwd", "token", "client_secret", "credential", "credentials", "sig",
+     "X-Amz-Signature", "key", "access_key", "AWSAccessKeyId", "key_id", "API_TOKEN"],
+)  # fmt: skip
+def test_every_kind_of_secret_in_a_query_is_taken_out(name, start):
+    assert (
+        redact(f"https://host/x{start}{name}=hunter2&b=c") == f"https://host/x{start}{name}=***&b=c"
+    )
