@@ -24,8 +24,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import storage
-
 HOME = Path("outputs/spool")  # spools of runs without a folder, and pointers to those that wait
 Message = Mapping[str, Any]
 _FOREIGN = ("record", "plots", "artifacts", "evidence", "data")  # folders that hold no spool
@@ -138,11 +136,13 @@ class Spool:
     def point(self) -> None:
         """Leave a note in `HOME`, so that the spool is found though the store knows nothing.
 
-        It holds the way from `HOME`, which a move of ``outputs`` does not change.
+        It holds the way from `HOME`, which a move of ``outputs`` does not change. Whoever is killed
+        here has left nothing that only the note leads to.
         """
         if self.folder.parent != HOME.absolute() and not self._note().exists():
             way = os.path.relpath(self.folder, HOME.absolute())
-            storage.write_atomic(self._note(), lambda file: file.write(os.fsencode(way)))
+            HOME.mkdir(parents=True, exist_ok=True)
+            self._note().write_bytes(os.fsencode(way))
 
     def unpoint(self) -> None:
         """Take that note away: the store knows the run, and its heartbeat says where this is."""
