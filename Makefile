@@ -38,11 +38,11 @@ server: $(STAMP) ## A tracking server on loopback, artifacts served (tracking.ur
 	$(BIN)/python -c "from pipeline.tracking.store import prepare_store; prepare_store('sqlite:///outputs/mlflow.db')"
 	$(BIN)/mlflow server --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts --host 127.0.0.1 --port 5000 --workers 2 $(ARGS)
 
-test: $(STAMP) ## The whole test suite, in JOBS=2 processes
+test: $(STAMP) ## The tests, in JOBS=2 processes; of long products a sample (test-long: all)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-long: $(STAMP) ## What make test takes a part of: 300 right pairs, each rule in each pair, every fault at more rates, precisions and steps (an hour)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long tests tests/faults $(ARGS)
+test-long: $(STAMP) ## All that make test takes a sample of: right pairs, rules, faults, compiled steps (an hour)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
 
 test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray, MLflow in a browser (minutes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not long" tests/faults tests/sweeps tests/test_resume_command.py $(ARGS)

@@ -101,10 +101,10 @@ def _matrix(
     """Return columns side by side in float64, shape ``(n, columns)``, and what each is called."""
     blocks, names, first = [], [], 0
     for block, rows in enumerate(table.blocks):
-        read = table.columns(block, wanted, key=key)
+        raw_columns = table.columns(block, wanted, key=key)
         columns = [
             cells.read_numbers(values, key=key, name=name, first=first).reshape(rows, -1)
-            for name, values in zip(wanted, read, strict=True)
+            for name, values in zip(wanted, raw_columns, strict=True)
         ]
         blocks.append(np.concatenate(columns, axis=1))
         first += rows

@@ -353,17 +353,17 @@ def _checked(
             return x, cells.read_labels(y, name=target[0], first=first) if classes else y.astype(
                 float
             )
-    cells_read = table.columns(block, features, key="data.features")
+    raw_columns = table.columns(block, features, key="data.features")
     columns = [
         cells.read_numbers(values, key="data.features", name=name, first=first)
-        for name, values in zip(features, cells_read, strict=True)
+        for name, values in zip(features, raw_columns, strict=True)
     ]
-    x, cells_read = np.stack(columns, axis=1), table.columns(block, target, key="data.target")
+    x, raw_columns = np.stack(columns, axis=1), table.columns(block, target, key="data.target")
     if classes:
-        return x, cells.read_labels(cells_read[0], name=target[0], first=first)
+        return x, cells.read_labels(raw_columns[0], name=target[0], first=first)
     columns = [
         cells.read_numbers(values, key="data.target", name=name, first=first)
-        for name, values in zip(target, cells_read, strict=True)
+        for name, values in zip(target, raw_columns, strict=True)
     ]
     return x, np.stack(columns, axis=1)
 

@@ -180,11 +180,11 @@ def sift(pair: Compared, tests: Sequence[Tested]) -> Sifted:
             if opinion is not None and opinion["excused"]:
                 excused.append((suspect, float(ratios[row]), float(opinion["nearest"])))
                 continue
-            above = make_excess(pair, tested, int(row), float(ratios[row]), opinion=opinion)
-            if above.kind != "precision":
-                excess.append(above)
+            exceeding = make_excess(pair, tested, int(row), float(ratios[row]), opinion=opinion)
+            if exceeding.kind != "precision":
+                excess.append(exceeding)
                 break  # the first one is the place; what follows in this test is no news
-            excess += [] if coarse else [above]  # precision may be a note: what follows may not
+            excess += [] if coarse else [exceeding]  # precision may be a note: what follows may not
             coarse = True
     return Sifted(excess=excess, excused=excused)
 

@@ -119,7 +119,7 @@ def train(
                 state=_prefix("param", backend.read(model, twin))
                 | _prefix("first", first)
                 | _prefix("best", validation.best)
-                | {f"slot/{slot}/{n}": v for slot, of in slots().items() for n, v in of.items()},
+                | {f"slot/{s}/{n}": v for s, arrays in slots().items() for n, v in arrays.items()},
                 rows=trace.take() | seen.take(),
             )
         return stop

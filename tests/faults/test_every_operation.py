@@ -2,7 +2,8 @@
 
 The command runs again and again from one state of its folder, and each time another operation fails
 or the process is killed before it. After each, one further command must close the books. `make
-test-faults` takes one of each kind of operation of a run, `make test-long` all.
+test-faults` takes one of each kind of operation of a run, `make test-long ARGS=tests/faults` all, of
+a resumed run and a sweep too, in hours.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def fail_at_each(place, kind, command, closing, every, **expected):
 
 
 def cases(*short):
-    """Every kind of failure, with one operation of each kind and with all; `short` are not long."""
+    """Every way to fail, with one operation of each kind and with all; `short` are not long."""
     return pytest.mark.parametrize(
         ("kind", "every"),
         [

@@ -220,7 +220,8 @@ COMPILED = [
 ]
 
 
-# What torch.compile takes half a minute for is long; the kinds of layers in them are left here.
+# What torch.compile takes up to half a minute for is long. Attention has no other variant: PyTorch
+# compiles it in `make test-long` alone.
 SLOW_TO_COMPILE = {("rnn", "lstm"), ("attention", "small"), ("cnn", "average"), ("mlp", "none"),
                    ("mlp", "layer")}  # fmt: skip
 

@@ -522,7 +522,7 @@ def right(recorded, overrides):
     return recorded("backend=tensorflow", *overrides)
 
 
-# Each needs a probe of ten seconds, and has a neighbour of its kind that does not.
+# Each needs a probe of ten seconds; another mutation of the same pair is in `make test`.
 SLOW = {"softmax over the other axis", "a GRU's gate order", "an LSTM's gate order",
         "average instead of maximum", "GELU by tanh"}  # fmt: skip
 
@@ -576,7 +576,7 @@ def test_every_pair_is_here():
     assert set(VARIANTS) == set(list_pairs())
 
 
-# One seed of the quick ones; the others are of the kinds that test_right_pairs takes.
+# One seed of the quick ones; attention and the slower variants are long.
 @pytest.mark.parametrize(
     ("name", "number", "seed"),
     tiered(

@@ -164,6 +164,24 @@ def test_a_queue_uploads_nothing_from_outside_its_runs_folder(dead, tmp_path):
     assert [json.loads(entry)["reason"].count("outside") for entry in refused] == [1] * 4
 
 
+def test_a_queue_whose_end_has_arrived_is_found_and_removed(dead, tmp_path, monkeypatch):
+    """Of a process that is killed between the two, when the store shows the run as ended."""
+
+    def killed(place):
+        place.release()
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool.Spool, "remove", killed)
+        with pytest.raises(SystemExit):
+            recover.recover_runs(stale=300)
+    assert query(tmp_path / "outputs/mlflow.db", "select status from runs") == [("KILLED",)]
+    assert spool.list_waiting() == [dead]
+    recover.recover_runs(stale=300)
+    assert not (dead / "queue.jsonl").exists()
+    assert recover.recover_runs(stale=300) == []
+
+
 def test_a_copy_of_a_queue_delivers_nothing_while_its_original_is_there(dead, tmp_path):
     """Whose lock is free though its owner may live: here it does."""
     copy = tmp_path / "outputs/runs/copy/spool"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 from commands import call, environment
 from sqlalchemy.exc import OperationalError
@@ -229,3 +232,12 @@ def test_a_sweep_runs_until_it_is_closed(tmp_path, monkeypatch, fresh):
     assert not query_runs.is_sweep_running("other")
     close_run(run.id, "FINISHED")
     assert not query_runs.is_sweep_running("e")
+
+
+def test_a_full_disk_is_named_by_the_file_that_did_not_fit(tmp_path, monkeypatch):
+    """And where that is not known, by the store."""
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "sqlite:///outputs/mlflow.db")
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "w.npy"))
+    assert store.describe_error(error).startswith(f"{tmp_path / 'w.npy'}: ")
+    nameless = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert store.describe_error(nameless).startswith("outputs/mlflow.db: ")
