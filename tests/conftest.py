@@ -33,6 +33,21 @@ settings.load_profile("twingrad")
 CONF = Path(__file__).parent.parent / "conf"
 
 
+@pytest.fixture(autouse=True)
+def no_inherited_store():
+    """Put the variable back in which MLflow keeps the store that a test used in this process.
+
+    A command that a later test starts with the whole environment would write there.
+    """
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    yield
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
+
+
 class Run(NamedTuple):
     """A training's arrays, and what was told while it ran."""
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import environment
 
 import pipeline
 from pipeline import ConfigError, compare, run
@@ -132,7 +133,7 @@ def test_a_script_without_a_guard_may_start_tensorflow_in_two_ways(here):
     root = str(Path(pipeline.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=here, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": root},
+        env=environment(PYTHONPATH=root),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["True", "5 5 True"]

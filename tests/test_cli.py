@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -309,8 +308,8 @@ def test_nobody_has_to_read_what_a_run_prints(tmp_path, end, extra):
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{words} {end}"], cwd=tmp_path, check=False,
         stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C",
-             "PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environment(PYTHONIOENCODING="ascii", LANG="C",
+                        PYTHONPATH=str(Path(__file__).parents[1])),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import environment
 
 import pipeline
 from pipeline import backends
@@ -118,7 +118,7 @@ def test_importing_changes_nothing_in_the_process(framework):
     done = subprocess.run(
         [sys.executable, "-c", EFFECTS, ",".join(theirs), *sorted(names)],
         cwd=ROOT.parent, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=environment(TF_CPP_MIN_LOG_LEVEL="3"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {}

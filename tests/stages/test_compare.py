@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import subprocess
 import sys
 
 import pairs
 import pytest
+from commands import environment
 
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
@@ -291,7 +291,7 @@ def test_the_command_says_of_a_damaged_record_what_is_wrong_with_it(runs, tmp_pa
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(pairs.CONF.parent)},
+        env=environment(PYTHONPATH=str(pairs.CONF.parent)),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import environment
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
@@ -49,14 +50,12 @@ def installed(name):
 @pytest.fixture
 def start(tmp_path):
     """Start the command in a process group of its own, which nothing of it outlives."""
-    environment = {
-        k: v for k, v in os.environ.items() if k not in {"MLFLOW_TRACKING_URI", "RAY_ADDRESS"}
-    }
+    inherited = {k: v for k, v in environment().items() if k != "RAY_ADDRESS"}
     started = []
 
     def begin(*overrides):
         process = subprocess.Popen(
-            [*PIPELINE, *overrides], cwd=tmp_path, env=environment, text=True,
+            [*PIPELINE, *overrides], cwd=tmp_path, env=inherited, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         started.append(process)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import environment
 
 from pipeline.record.record import RunRecord
+from pipeline.tracking.store import restored_uri
 
 
 @pytest.fixture(scope="module")
@@ -21,19 +22,26 @@ def sweep(tmp_path_factory):
     """The article's experiment in both frameworks, as ``make demo`` runs it."""
     folder = tmp_path_factory.mktemp("sweep")
     command = [sys.executable, "-m", "pipeline", "-m", "backend=torch,tensorflow"]
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     done = subprocess.run(
         # What is told while training goes on is nothing here: how much that is, the machine decides.
         [*command, "experiment=article", "tracking.flush=600"],
         cwd=folder,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     import mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/outputs/mlflow.db")
+    # MLflow keeps this in the environment too, which the tests that come after must not inherit.
+    with restored_uri():
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/outputs/mlflow.db")
+        yield _read_sweep(folder, done)
+
+
+def _read_sweep(folder, done):
+    import mlflow
+
     runs = mlflow.MlflowClient().search_runs(["1"], order_by=["attributes.start_time"])
     parent = next(run for run in runs if run.data.tags["kind"] == "sweep")
     children = {run.data.tags["backend"]: run for run in runs if run.data.tags["kind"] == "run"}
@@ -134,7 +142,7 @@ def test_the_logged_model_predicts_the_same_in_a_fresh_process(sweep, backend):
     # From a folder without the package on the path: the model brings its own code.
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": ""},
+        env=environment(PYTHONPATH=""),
     )  # fmt: skip
     assert "RESULT" in done.stdout, done.stderr
     predicted = json.loads(done.stdout.split("RESULT")[1])
