@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 SWEEP ?= latest
 JOBS ?= 2
+PORT ?= 5000
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run sweep compare ui server test test-long test-faults bench docs lint clean
 
@@ -20,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## The article's experiment in both frameworks, compared (ARGS="overrides")
-	$(BIN)/python -m pipeline -m backend=torch,tensorflow experiment=article sweep.rerun=true $(ARGS)
+	$(BIN)/python -m pipeline -m backend=torch,tensorflow experiment=article sweep.rerun=true parity.show=all $(ARGS)
 
 run: $(STAMP) ## One tracked run (ARGS="experiment=article_fit seed=1")
 	$(BIN)/python -m pipeline $(ARGS)
@@ -31,12 +32,14 @@ sweep: $(STAMP) ## A multirun (ARGS="backend=torch,tensorflow optimizer.lr=1e-3,
 compare: $(STAMP) ## Compare what a sweep recorded (SWEEP=latest or its id), training nothing
 	$(BIN)/python -m pipeline 'stages=[compare]' compare.sweep=$(SWEEP) $(ARGS)
 
-ui: $(STAMP) ## Open the MLflow UI on what was recorded (http://127.0.0.1:5000)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --host 127.0.0.1 --port 5000 $(ARGS)
+ui: $(STAMP) ## Open the MLflow UI on what was recorded (PORT=5000)
+	@echo "MLflow UI on http://127.0.0.1:$(PORT) (Ctrl-C ends it)"
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --host 127.0.0.1 --port $(PORT) $(ARGS)
 
-server: $(STAMP) ## A tracking server on loopback, artifacts served (tracking.uri=http://127.0.0.1:5000)
+server: $(STAMP) ## A tracking server on loopback, artifacts served (PORT=5000)
+	@echo "Tracking server on http://127.0.0.1:$(PORT): tracking.uri=http://127.0.0.1:$(PORT) (Ctrl-C ends it)"
 	$(BIN)/python -c "from pipeline.tracking.store import prepare_store; prepare_store('sqlite:///outputs/mlflow.db')"
-	$(BIN)/mlflow server --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts --host 127.0.0.1 --port 5000 --workers 2 $(ARGS)
+	$(BIN)/mlflow server --backend-store-uri sqlite:///outputs/mlflow.db --artifacts-destination outputs/artifacts --host 127.0.0.1 --port $(PORT) --workers 2 $(ARGS)
 
 test: $(STAMP) ## The tests, in JOBS=2 processes; of long products a sample (test-long: all)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

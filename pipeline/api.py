@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.compose import compose_values
-from pipeline.config.schema import parse_config, read_accepted
+from pipeline.config.schema import parse_config, parse_recorded, read_accepted
 from pipeline.config.types import ConfigError
 from pipeline.naming import name_run
 from pipeline.parity.verdict import Finding, Rung
@@ -172,7 +172,7 @@ def compare(
         "precision": parity.precision,
     }
     if probe and stage.may_be_probed(*records) and find_evidence(*records, **asked) is None:
-        if any(needs_own_process(parse_config(record.config)) for record in records):
+        if any(needs_own_process(parse_recorded(record.config)) for record in records):
             raise RuntimeError(
                 "a framework was started in this process with other threads than these runs had; "
                 "compare them in a new process, or with probe=False"
@@ -229,7 +229,7 @@ def _make_place(kind: str) -> Path:
 @contextlib.contextmanager
 def _show_nothing(total: int) -> Iterator[Any]:
     """Progress of so many updates that nobody sees."""
-    yield lambda step, loss: None
+    yield lambda step, loss, score: None
 
 
 def _run_elsewhere(overrides: Sequence[str], folder: Path) -> RunRecord:

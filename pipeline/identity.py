@@ -19,7 +19,9 @@ from pipeline import storage
 PACKAGE = Path(__file__).parent
 
 # What does not change the numbers a run produces.
-_BESIDE = ("tracking", "parity", "compare", "sweep", "stages", "run", "resume", "experiment")
+_BESIDE = (
+    "tracking", "parity", "compare", "sweep", "stages", "run", "resume", "experiment", "terminal",
+)  # fmt: skip
 _BESIDE_TOO = ("train.checkpoint", "train.log_every")
 _BACKEND = "backend.name"
 # In the order in which they are looked at: of other code, the other digests mean nothing.

@@ -45,13 +45,84 @@ def swept(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
 def groups(records: Sequence[RunRecord]) -> dict[tuple[str, ...], list[RunRecord]]:
     """Return the runs that differ in their seed alone, by what tells them from the others."""
-    differing = swept(records)
-    keys = [key for key in (_BACKEND, _OPTIMIZER, *differing) if key != "seed"]
+    keys = _columns(records)
     by_settings: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for record in records:
         flat = identity.flatten(record.config)
-        by_settings[tuple(str(flat.get(key, "–")) for key in dict.fromkeys(keys))].append(record)
+        by_settings[tuple(str(flat.get(key, "–")) for key in keys)].append(record)
     return dict(by_settings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Finished runs that differ in their seed alone.
+
+    Attributes
+    ----------
+    settings
+        What tells them from the others, in the order of `leaderboard`'s columns.
+    mean, reach
+        Of their scores: the mean, and half of the interval around it, NaN of one run.
+    seconds
+        The median of their times of training.
+    """
+
+    settings: tuple[str, ...]
+    runs: Sequence[RunRecord]
+    mean: float
+    reach: float
+    seconds: float
+
+
+def rank_groups(records: Sequence[RunRecord], *, score: str, level: float = 0.95) -> list[Group]:
+    """Return the groups of finished runs, the best first; `score` is one that all of them have."""
+    from scipy import stats
+
+    ranked = []
+    for settings, members in groups(records).items():
+        runs = [run for run in members if run.about["status"] == "FINISHED"]
+        if not runs:
+            continue
+        scores = np.array([run.about["scores"][score] for run in runs], dtype=np.float64)
+        times = [run.about["time"].get("train_s", np.nan) for run in runs]
+        reach = np.nan
+        if len(scores) > 1:
+            factor = stats.t.ppf((1 + level) / 2, len(scores) - 1)
+            spread = scores.std(ddof=1) if np.ptp(scores) else 0.0  # not the rounding of the mean
+            reach = float(factor * spread / np.sqrt(len(scores)))
+        ranked.append(
+            Group(
+                settings=settings, runs=runs, mean=float(scores.mean()), reach=reach,
+                seconds=float(np.median(times)),
+            )
+        )  # fmt: skip
+    sign = -1 if score in metrics.HIGHER else 1
+    ranked.sort(key=lambda group: math.inf if math.isnan(group.mean) else sign * group.mean)
+    return ranked
+
+
+def _columns(records: Sequence[RunRecord]) -> list[str]:
+    """Return the settings that a leaderboard has a column of."""
+    keys = (_BACKEND, _OPTIMIZER, *swept(records))
+    return list(dict.fromkeys(key for key in keys if key != "seed"))
+
+
+def tell_best(records: Sequence[RunRecord]) -> str:
+    """Return the best of what was swept, its score and its run; empty where that says nothing.
+
+    Backends alone are not ranked: what they score is the pair's matter.
+    """
+    finished = [record for record in records if record.about["status"] == "FINISHED"]
+    name, differing = score_of(finished), swept(records)
+    if name is None or not set(differing) - {_BACKEND, "seed"}:
+        return ""
+    best = rank_groups(records, score=name)[0]
+    values = dict(zip(_columns(records), best.settings, strict=True))
+    told = [f"{key.removesuffix('.name')}={value}" for key, value in values.items()
+            if key in differing and key != _BACKEND]  # fmt: skip
+    over = f", mean of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
+    run = "" if over else f", run {best.runs[0].about.get('run')}"
+    return f"best {' '.join(told)} (eval/{name} {best.mean:.6g}{over}){run}"
 
 
 def leaderboard(records: Sequence[RunRecord], *, level: float = 0.95) -> Table:
@@ -63,29 +134,12 @@ def leaderboard(records: Sequence[RunRecord], *, level: float = 0.95) -> Table:
     name = score_of(finished)
     if name is None:
         return [], []
-    from scipy import stats
-
-    differing = swept(records)
-    keys = list(dict.fromkeys(k for k in (_BACKEND, _OPTIMIZER, *differing) if k != "seed"))
-    lines = []
-    for values, members in groups(records).items():
-        runs = [run for run in members if run.about["status"] == "FINISHED"]
-        if not runs:
-            continue
-        scores = np.array([run.about["scores"][name] for run in runs], dtype=np.float64)
-        times = [run.about["time"].get("train_s", np.nan) for run in runs]
-        reach = np.nan
-        if len(scores) > 1:
-            factor = stats.t.ppf((1 + level) / 2, len(scores) - 1)
-            spread = scores.std(ddof=1) if np.ptp(scores) else 0.0  # not the rounding of the mean
-            reach = float(factor * spread / np.sqrt(len(scores)))
-        lines.append((float(scores.mean()), reach, len(runs), float(np.median(times)), values))
-    lines.sort(key=lambda line: -line[0] if name in metrics.HIGHER else line[0])
-    header = [*keys, name, f"± ({level:.0%})", "runs", "train s"]
-    rows = [
-        [*values, f"{mean:.6g}", "–" if np.isnan(reach) else f"{reach:.2g}", str(n), f"{time:.3g}"]
-        for mean, reach, n, time, values in lines
-    ]
+    header = [*_columns(records), name, f"± ({level:.0%})", "runs", "train s"]
+    rows = []
+    for group in rank_groups(records, score=name, level=level):
+        reach = "–" if np.isnan(group.reach) else f"{group.reach:.2g}"
+        numbers = [f"{group.mean:.6g}", reach, str(len(group.runs)), f"{group.seconds:.3g}"]
+        rows.append([*group.settings, *numbers])
     return header, rows
 
 

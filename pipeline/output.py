@@ -1,4 +1,4 @@
-"""Output that nobody reads: a closed, full or broken stdout stops no training."""
+"""What a process prints: a closed, full or broken stdout stops no training, and it can be quiet."""
 
 from __future__ import annotations
 
@@ -18,6 +18,33 @@ class _Forgiving(io.FileIO):
             return super().write(data)
         except OSError:
             return memoryview(data).nbytes
+
+
+def be_quiet() -> None:
+    """Let this process print nothing on stdout any more, but for what `print_last` prints."""
+    if not isinstance(sys.stdout, _Nowhere):
+        sys.stdout = _Nowhere(sys.stdout)
+
+
+def print_last(line: str) -> None:
+    """Print the last line of a command, also where it is quiet."""
+    stream = sys.stdout
+    print(line, file=stream.stdout if isinstance(stream, _Nowhere) else stream, flush=True)
+
+
+class _Nowhere(io.TextIOBase):
+    """A stdout that loses what is printed; `stdout` is the one in whose place it stands."""
+
+    def __init__(self, stdout: Any) -> None:
+        self.stdout = stdout
+
+    def writable(self) -> bool:
+        """Whether it can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Lose some text."""
+        return len(text)
 
 
 def guard_output() -> None:

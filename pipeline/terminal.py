@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.leaderboard import SeedVerdict
+from pipeline.leaderboard import SeedVerdict, tell_best
 from pipeline.naming import name_runs
+from pipeline.output import print_last
 from pipeline.parity.verdict import Ladder
 from pipeline.redact import redact
 from pipeline.report.sentences import (
@@ -25,6 +26,7 @@ from pipeline.report.sentences import (
     sort_by_verdict,
     tell_beside,
     tell_leftovers,
+    tell_summary,
 )
 from pipeline.report.tables import summarise_pair, summarise_runs, tabulate_ladder
 
@@ -44,21 +46,28 @@ def console() -> Console:
 
 
 @contextlib.contextmanager
-def progress(steps: int) -> Iterator[Callable[[int, float], None]]:
+def progress(steps: int) -> Iterator[Callable[..., None]]:
     """Show a bar on a terminal, and a line a call where there is none."""
     if not sys.stdout.isatty():
 
-        def line(step: int, loss: float) -> None:
-            sys.stdout.write(f"step {step:>{len(str(steps))}}/{steps}  loss {loss:.6g}\n")
+        def line(step: int, loss: float, score: tuple[str, float] | None = None) -> None:
+            shown = f"step {step:>{len(str(steps))}}/{steps}  loss {loss:.6g}{_tell_score(score)}"
+            sys.stdout.write(f"{shown}\n")
 
         yield line
         sys.stdout.flush()
         return
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.6g}"), console=console()) as bar:
-        task = bar.add_task("training", total=steps, loss=float("nan"))
-        yield lambda step, loss: bar.update(task, completed=step, loss=loss)
-        bar.update(task, completed=steps)
+    with Progress(*columns, TextColumn("loss {task.fields[loss]:.6g}{task.fields[score]}"),
+                  console=console()) as bar:  # fmt: skip
+        task = bar.add_task("training", total=steps, loss=float("nan"), score="")
+        yield lambda step, loss, score=None: bar.update(
+            task, completed=step, loss=loss, score=_tell_score(score)
+        )
+
+
+def _tell_score(score: tuple[str, float] | None) -> str:
+    return "" if score is None else f"  val/{score[0]} {score[1]:.6g}"
 
 
 def _table(
@@ -144,6 +153,23 @@ def _ladder(ladder: Ladder, *, width: int) -> tuple[Table, list[str]]:
     return table, below
 
 
+def _passed(out: Console, ladder: Ladder, *, pair: str) -> None:
+    """Print in one line that a pair passed, and how near to its bound it came where."""
+    ratios = [
+        (rung.distance / rung.bound, " ".join(part for part in (rung.name, rung.tensor) if part))
+        for rung in ladder.rungs
+        if rung.bound and rung.distance is not None
+    ]
+    reach = "the same bits on every rung"
+    if ratios:
+        ratio, where = max(ratios)
+        reach = f"at most {ratio:.2g} of a bound ({where})"
+    accepted = "".join(f"; accepted: {known.name}" for known in ladder.accepted)
+    speed = ladder.facts.get("speed", "").partition(" (")[0]
+    told = f"  {pair}: {reach}{accepted}{speed and f'; {speed[0].lower()}{speed[1:]}'}"
+    out.print(Text.assemble(("PASS", _COLOURS["PASS"]), told), soft_wrap=not out.is_terminal)
+
+
 def _judged(out: Console, ladder: Ladder) -> None:
     """Print a pair's ladder, what it comes to, and what is to know besides."""
     table, below = _ladder(ladder, width=out.width)
@@ -160,8 +186,16 @@ def _judged(out: Console, ladder: Ladder) -> None:
         out.print(line, soft_wrap=not out.is_terminal)
 
 
-def comparison(result: Any, *, notes: Sequence[str]) -> None:
-    """Print the table of runs, and below it for each pair its parameters and its ladder."""
+def comparison(result: Any, *, notes: Sequence[str], show: str = "auto") -> None:
+    """Print the table of runs, and below it for each pair its parameters and its ladder.
+
+    Parameters
+    ----------
+    notes
+        What did not finish, and nobody has said yet.
+    show
+        ``auto`` folds pairs that PASS to a line each, ``all`` folds none.
+    """
     out = console()
     header, rows = summarise_runs(result.records)
     if len(rows) > 2:
@@ -176,20 +210,7 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         if name not in decided:
             out.print(Text(f"{name}: {test.sentence()}"))
     named = dict(zip(map(id, result.records), name_runs(result.records), strict=True))
-    covered = list_covered(result.by_seeds)
-    judged = zip(result.pairs, result.ladders, strict=True)
-    shown = [both for i, both in enumerate(judged) if i not in covered]
-    if len(shown) > _MOST_LADDERS:
-        rows = [
-            [f"{named[id(a)]} against {b.label()}", ladder.verdict, ladder.sentence()]
-            for (a, b), ladder in shown
-        ]
-        out.print(_table(["pair", "verdict", "why"], rows, title="Pairs"))
-        out.print(Text("Their ladders are in the report and in parity.json."))
-    for (a, b), ladder in shown if len(shown) <= _MOST_LADDERS else ():
-        header, rows = summarise_pair(a, b)
-        out.print(_table(header, rows, title=f"{named[id(a)]} against {b.label()}"))
-        _judged(out, ladder)
+    _pairs(out, result, named=named, show=show)
     for run, why in result.unreadable.items():
         line = Text.assemble(("ERROR", _COLOURS["ERROR"]), f": {run} cannot be read: {why}")
         out.print(line, soft_wrap=not out.is_terminal)
@@ -198,6 +219,32 @@ def comparison(result: Any, *, notes: Sequence[str]) -> None:
         out.print(Text(tell_leftovers(alone, pairs=len(result.pairs))))
     failures(notes)
     _over_seeds(out, result.by_seeds)
+
+
+def _pairs(out: Console, result: Any, *, named: Mapping[int, str], show: str) -> None:
+    """Print the verdict on each pair: those that PASS in a line each, if they are folded."""
+    covered = list_covered(result.by_seeds)
+    judged = zip(result.pairs, result.ladders, strict=True)
+    shown = [both for i, both in enumerate(judged) if i not in covered]
+    everything = show == "all"
+    folded = [] if everything else [both for both in shown if both[1].verdict == "PASS"]
+    unfolded = shown if everything else [both for both in shown if both[1].verdict != "PASS"]
+    if len(unfolded) > _MOST_LADDERS and not everything:
+        rows = [
+            [f"{named[id(a)]} against {b.label()}", ladder.verdict, ladder.sentence()]
+            for (a, b), ladder in unfolded
+        ]
+        out.print(_table(["pair", "verdict", "why"], rows, title="Pairs"))
+        out.print(Text("Their ladders are in the report and in parity.json."))
+        unfolded = []
+    for (a, b), ladder in unfolded:
+        header, rows = summarise_pair(a, b)
+        out.print(_table(header, rows, title=f"{named[id(a)]} against {b.label()}"))
+        _judged(out, ladder)
+    for (a, b), ladder in folded[:_MOST_ROWS]:
+        _passed(out, ladder, pair=f"{named[id(a)]} against {b.label()}")
+    if len(folded) > _MOST_ROWS:
+        out.print(Text(f"PASS  {len(folded) - _MOST_ROWS} more pairs; the report has all of them."))
 
 
 def _over_seeds(out: Console, by_seeds: Sequence[SeedVerdict]) -> None:
@@ -214,14 +261,38 @@ def _over_seeds(out: Console, by_seeds: Sequence[SeedVerdict]) -> None:
         out.print(Text.assemble(verdict, f": {group.sentence}"), soft_wrap=not out.is_terminal)
 
 
+def summary(result: Any, *, unfinished: int) -> None:
+    """Print the last line of a comparison, also where the terminal is quiet."""
+    covered = list_covered(result.by_seeds)
+    line = tell_summary(
+        [verdict for i, (verdict, _) in enumerate(result.verdicts) if i not in covered]
+        + ["ERROR"] * len(result.unreadable),
+        over_seeds=[group.verdict for group in result.by_seeds],
+        runs=len(result.records),
+        unfinished=unfinished,
+        best=tell_best(result.records),
+    )
+    print_last(line)
+
+
+def run_summary(record: Any) -> None:
+    """Print the last line of a run, also where the terminal is quiet."""
+    scores = ", ".join(f"eval/{name} {value:.6g}" for name, value in record.about["scores"].items())
+    name = f"{record.config['model']['name']} in {record.label()}"
+    print_last(f"{name}: {scores or record.about['status']}, run {record.about.get('run')}")
+
+
 def failures(notes: Sequence[str]) -> None:
     """Print what failed and why, one line each."""
     for note in notes:
         print(f"failed  {note}", file=sys.stderr)
 
 
-def where(folder: Path, *, uri: str, page: str) -> None:
-    """Print where the results are: on disk, and on which page of MLflow's."""
+def where(folder: Path, *, uri: str, page: str, run: str = "") -> None:
+    """Print where the results are: the run's id, on disk, and on which page of MLflow's."""
+    if run:
+        print(f"run     {run}")
+        print(f"folder  {folder}")
     print(f"plots   {folder / 'plots'}")
     if (folder / "report.html").exists():
         print(f"report  {folder / 'report.html'}")

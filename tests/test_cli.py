@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import subprocess
@@ -230,14 +231,53 @@ def test_a_signal_closes_the_run_with_its_metrics(tmp_path, number, code, sweep)
         if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= 4_000:
             break
     process.send_signal(number)
-    process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code
+    single = r"no checkpoint yet to go on from|resume=\w{32} goes on after epoch \d+"
+    assert len(re.findall("the same command goes on" if sweep else single, err)) == 1
     assert {status for (status,) in query(tmp_path, "select status from runs")} == {"KILLED"}
     assert query(tmp_path, "select count(*) from metrics where key='train/loss'")[0][0] > 1
     (path,) = tmp_path.glob("outputs/[rs]*s/**/record.json")
     record = RunRecord.load(path.parent)
     assert record.steps >= 100
     assert len(record.arrays["param/w"]) == record.steps + 1
+
+
+def test_a_quiet_command_prints_its_last_line_alone_and_its_errors(tmp_path):
+    done = call("backend=numpy", "terminal=quiet", *SMALL, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"linear in numpy: eval/mse \S+, .*, run [0-9a-f]{32}\n", done.stdout)
+    swept = ("-m", "backend=numpy", "optimizer.lr=1e-3,1e9", "terminal=quiet", *SMALL)
+    done = call(*swept, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"2 runs; 1 not finished; best optimizer.lr=0.001 .*\n", done.stdout)
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("twingrad: "))
+    assert re.search(r"job 1 \(optimizer.lr=1000000000.0\) failed in .* s: the loss became", line)
+
+
+def test_a_runs_name_note_and_tags_are_the_users(tmp_path):
+    words = (
+        "tracking.run_name=mine",
+        "tracking.note=Why",
+        "tracking.tags.team=blue",
+        "tracking.tags.a.b=1",
+    )
+    assert call("backend=numpy", *words, *SMALL, cwd=tmp_path).returncode == 0
+    assert query(tmp_path, "select name from runs") == [("mine",)]
+    tags = dict(query(tmp_path, "select key, value from tags"))
+    assert (tags["team"], tags["a.b"], tags["mlflow.note.content"]) == ("blue", "1", "Why")
+    assert tags["mlflow.user"] and tags["mlflow.source.name"]
+    assert tags["mlflow.source.git.commit"] == tags["git.commit"]
+    (kind,) = query(tmp_path, "select value from experiment_tags where key='mlflow.experimentKind'")
+    assert kind == ("custom_model_development",)
+    for word, why in (
+        ("tracking.tags.kind=x", "sets itself"),
+        ("tracking.tags.a=[1]", "must be text"),
+        ("tracking.tags.mlflow.user=x", "sets itself"),
+        ("tracking.tags=1", "dictionary"),
+    ):
+        done = call("backend=numpy", word, *SMALL, cwd=tmp_path)
+        assert (done.returncode, len(done.stderr.splitlines()), why in done.stderr) == (2, 1, True)
 
 
 def test_a_signal_during_the_report_stops_the_sweep(tmp_path):

@@ -237,3 +237,32 @@ def test_where_all_runs_diverged_that_is_said():
         "6 seeds diverged in both"
     )
     assert judged(ended(own_starts(), "KeyboardInterrupt()", "KILLED"), []) == []
+
+
+def test_the_best_of_a_sweep_is_named_by_what_was_swept():
+    runs = [record(backend, lr=lr, accuracy=1 - lr) for lr in (0.3, 0.1, 0.2)
+            for backend in ("torch", "numpy")]  # fmt: skip
+    for i, run in enumerate(runs):
+        run.about["run"] = f"id{i}"
+    assert leaderboard.tell_best(runs) == "best optimizer.lr=0.1 (eval/accuracy 0.9), run id2"
+    runs[2].about["status"] = "FAILED"
+    assert leaderboard.tell_best(runs).endswith("run id3")
+
+
+def test_backends_and_seeds_alone_have_no_best():
+    runs = [record(backend, seed=seed) for backend in ("torch", "numpy") for seed in (0, 1)]
+    assert leaderboard.tell_best(runs) == ""
+    assert leaderboard.tell_best([]) == ""
+
+
+def test_the_best_over_seeds_is_a_mean_of_no_single_run():
+    runs = [
+        record(lr=lr, seed=seed, accuracy=lr + seed / 10) for lr in (0.1, 0.2) for seed in (0, 1)
+    ]
+    best = leaderboard.tell_best(runs)
+    assert best == "best optimizer.lr=0.2 (eval/accuracy 0.25, mean of 2 seeds)"
+
+
+def test_a_score_that_is_not_a_number_is_never_the_best():
+    runs = [record(lr=lr, accuracy=score) for lr, score in ((0.1, np.nan), (0.2, 0.5), (0.3, 0.7))]
+    assert leaderboard.tell_best(runs).startswith("best optimizer.lr=0.3")

@@ -49,7 +49,10 @@ def whole(tmp_path_factory):
     "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, how):
-    process = start(*SLOW, cwd=tmp_path)
+    process = start(
+        *SLOW, "tracking.experiment=mine", "tracking.tags.team=blue", "tracking.note=Mine",
+        cwd=tmp_path,
+    )  # fmt: skip
     places = tmp_path / "outputs/checkpoints"
     end = time.monotonic() + 60
     while not list(places.glob("*/checkpoint.json")):
@@ -57,10 +60,12 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, how):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(how)
-    process.communicate()
+    _, stopped = process.communicate()
     about = json.loads(next(places.glob("*/checkpoint.json")).read_text())
     run, epoch = about["about"]["run"], about["epoch"]
     assert 0 < epoch < 4000
+    if how == signal.SIGTERM:
+        assert f"python -m pipeline resume={run} goes on after epoch {epoch}\n" in stopped
     code, out, err = call(f"resume={run}", cwd=tmp_path)
     assert code == 0, err
     assert f"goes on after epoch {epoch} of run {run}" in out
@@ -72,6 +77,13 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, how):
     assert statuses.pop(run) == "KILLED"
     assert list(statuses.values()) == ["FINISHED"]
     (new,) = statuses
+    experiments = (
+        "select distinct experiments.name from experiments join runs using (experiment_id)"
+    )
+    assert query(tmp_path, experiments) == [("mine",)]  # where the first one was, tags and all
+    for tag, value in (("team", "blue"), ("mlflow.note.content", "Mine")):
+        tagged = query(tmp_path, f"select run_uuid, value from tags where key='{tag}'")
+        assert sorted(tagged) == sorted([(run, value), (new, value)])
     steps = query(tmp_path, f"select step from metrics where run_uuid='{new}' and key='train/loss'")
     assert len(steps) == len(set(steps))
     assert query(tmp_path, "select value from tags where key='resumed.from'") == [(run,)]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import terminal
-from pipeline.report.sentences import tell_leftovers
+from pipeline.report.sentences import tell_leftovers, tell_summary, tell_training_end
 from tests.report.test_page import (
     ERRORS,
     FINDING,
@@ -92,7 +92,7 @@ def test_leftovers_stay_a_line():
     assert tell_leftovers(["torch"], pairs=0) == "Without a partner: torch"
 
 
-def printed(monkeypatch, capsys, found, *, width, color_system=None):
+def printed(monkeypatch, capsys, found, *, width, color_system=None, show="all"):
     """What a terminal of some columns shows of a ladder."""
     out = Console(width=width, force_terminal=True, color_system=color_system, _environ={})
     monkeypatch.setattr(terminal, "console", lambda: out)
@@ -107,7 +107,7 @@ def printed(monkeypatch, capsys, found, *, width, color_system=None):
         unreadable={},
         by_seeds=(),
     )
-    terminal.comparison(result, notes=[])
+    terminal.comparison(result, notes=[], show=show)
     return capsys.readouterr().out
 
 
@@ -153,6 +153,48 @@ def test_columns_that_no_rung_fills_are_left_out(monkeypatch, capsys):
     assert header.split() == ["rung", "verdict", "by", "why"]
     assert "Bounds from" not in shown
     assert "Note" not in shown
+
+
+def test_a_pair_that_passes_is_one_line_and_one_that_does_not_is_not(monkeypatch, capsys):
+    shown = printed(monkeypatch, capsys, ladder(ROUNDING), width=100, show="auto")
+    line = next(line for line in shown.splitlines() if line.startswith("PASS"))
+    assert line.startswith("PASS  torch against tensorflow: at most 0.21 of a bound (trajectory")
+    assert "rung" not in shown
+    assert "rung" in printed(monkeypatch, capsys, LONG, width=100, show="auto")
+
+
+def test_the_last_line_counts_verdicts_and_names_the_best():
+    counted = {"over_seeds": [], "runs": 8, "unfinished": 0, "best": ""}
+    assert tell_summary(["PASS"] * 4, **counted) == "4 pairs: 4 PASS"
+    assert tell_summary(["PASS", "FAIL", "PASS"], **counted) == "3 pairs: 2 PASS, 1 FAIL"
+    both = tell_summary(["FAIL"], **counted | {"over_seeds": ["PASS"]})
+    assert both == "1 pair: 1 FAIL; 1 test over seeds: 1 PASS"
+    rest = counted | {"unfinished": 2, "best": "best optimizer.lr=0.1 (eval/mse 1), run a"}
+    assert tell_summary([], **rest) == (
+        "8 runs; 2 not finished; best optimizer.lr=0.1 (eval/mse 1), run a"
+    )
+
+
+def test_a_training_that_validated_says_its_best_epoch_and_an_early_stop():
+    about = {
+        "config": {"train": {"epochs": 10, "patience": 3}}, "updates_per_epoch": 4,
+        "best": {"step": 12, "score": "mse", "mse": 0.25},
+    }  # fmt: skip
+    assert tell_training_end(about, steps=40) == "best val/mse 0.25 after epoch 3 (step 12)"
+    assert tell_training_end(about, steps=24) == (
+        "stopped early after epoch 6 of 10, as the last 3 scores were no better; "
+        "best val/mse 0.25 after epoch 3 (step 12)"
+    )
+    assert tell_training_end({"best": None}, steps=24) == ""
+
+
+def test_a_progress_line_has_the_validation_score(capsys):
+    with terminal.progress(100) as told:
+        told(20, 0.5, None)
+        told(40, 0.25, ("accuracy", 0.75))
+    assert capsys.readouterr().out.splitlines() == [
+        "step  20/100  loss 0.5", "step  40/100  loss 0.25  val/accuracy 0.75",
+    ]  # fmt: skip
 
 
 def test_pairs_of_a_sweep_are_told_apart(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.sweeps.live.job import Progress
 from pipeline.cli.comparison import compare_recorded
+from pipeline.cli.errors import say
 from pipeline.cli.signals import catch_signals
 
 
@@ -32,15 +34,34 @@ def run_single(values: dict[str, Any], folder: Path) -> int:
         return _score(values)
     resume = values["resume"] is not None
     job = _interrupted(values) if resume else resolve_job(values)
-    record = run_job(job, folder=folder, name=name_run(job.values), parent=None, resume=resume)
+    place = job.settings.tracking
+    name = place.run_name or name_run(job.values)
+    try:
+        record = run_job(job, folder=folder, name=name, parent=None, resume=resume)
+    except KeyboardInterrupt:
+        _tell_continuation(job, folder)
+        raise
     if record is not None:
         from pipeline import terminal
-        from pipeline.tracking.views import find_page
+        from pipeline.tracking.views import find_run_page
 
         terminal.run(record)
-        place = values["tracking"]
-        terminal.where(folder, uri=place["uri"], page=find_page(place["experiment"]))
+        run = str(record.about["run"])
+        terminal.where(folder, uri=place.uri, page=find_run_page(run), run=run)
+        terminal.run_summary(record)
     return 0
+
+
+def _tell_continuation(job: Job, folder: Path) -> None:
+    """Say how a run that was stopped goes on."""
+    from pipeline.stages.checkpoints import find_checkpoint
+
+    about = find_checkpoint(folder)
+    if about is not None:
+        say(f"python -m pipeline resume={about['run']} goes on after epoch {about['epoch']}")
+    else:
+        every = job.settings.train.checkpoint
+        say(f"no checkpoint yet to go on from (train.checkpoint={every} seconds)")
 
 
 def _interrupted(values: Mapping[str, Any]) -> Job:
@@ -49,15 +70,34 @@ def _interrupted(values: Mapping[str, Any]) -> Job:
 
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
-        if key != "resume" and not key.startswith("tracking"):
+        if key not in ("resume", "terminal") and not key.startswith("tracking"):
             raise ConfigError(
                 key, override.split("=")[-1], "with resume=, the config is that run's"
             )
     run = values["resume"]
     about = find_interrupted(run, key="resume")
-    job = resolve_job({**about["config"], "tracking": values["tracking"]})
+    tracking = _track_as_before(about["config"]["tracking"], values["tracking"])
+    now = {"tracking": tracking, "terminal": values["terminal"]}
+    job = resolve_job({**about["config"], **now})
     refuse_other(job, about, run=run, key="resume")
     return job
+
+
+def _track_as_before(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where an interrupted run is logged further: as before, but for what this command says.
+
+    A stored URI without its password leads nowhere; then this command's store is used.
+    """
+    given = {over.split("=")[0].lstrip("+~") for over in HydraConfig.get().overrides.task}
+    tracking = dict(now)
+    for key, value in before.items():
+        named = f"tracking.{key}"
+        if any(each == named or each.startswith(f"{named}.") for each in given) or key not in now:
+            continue
+        if key == "uri" and ("***" in value or "MLFLOW_TRACKING_URI" in os.environ):
+            continue
+        tracking[key] = value
+    return tracking
 
 
 def resolve_job(values: Mapping[str, Any]) -> Job:
@@ -86,6 +126,7 @@ def run_job(
         if known is not None:
             return known
     from pipeline import terminal
+    from pipeline.report.sentences import tell_training_end
     from pipeline.stages.run import needs_own_process, run
 
     if needs_own_process(job.settings):
@@ -100,6 +141,9 @@ def run_job(
         recover=parent is None,
         progress=progress or terminal.progress,
     )
+    end = tell_training_end(record.about, steps=record.steps)
+    if end:
+        note(end)
     return record if record.arrays else None
 
 

@@ -16,9 +16,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.compose import CONF
+from pipeline.config.compose import CONF, allow_tags
 from pipeline.config.types import ConfigError
-from pipeline.output import guard_output
+from pipeline.output import be_quiet, guard_output
 from pipeline.record.record import RunRecord
 from pipeline.sweeps import search
 from pipeline.sweeps.close import finish
@@ -36,7 +36,7 @@ from pipeline.cli.commands import (
     run_job,
     run_single,
 )
-from pipeline.cli.errors import DEBUG, say, tell_error
+from pipeline.cli.errors import DEBUG, tell_error
 from pipeline.cli.signals import (
     catch_signals,
     end_waiting,
@@ -57,7 +57,8 @@ def main() -> None:
     setattr(ConfigStore, "__deepcopy__", lambda store, memo: store)  # noqa: B010
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors shall reach `tell_error`, not stderr
     # Hydra's parser wants the flag in front of the overrides; people write it anywhere.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = allow_tags(words)
     catch_signals()
     interrupted, code = False, 0
     try:
@@ -98,6 +99,7 @@ def _job(cfg: DictConfig) -> Any:
     with _no_empty_folder(folder):
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return _member(cfg, folder)
+        _settle_terminal(cfg)
         try:
             _exit = run_single(_values(cfg), folder)
         except Exception as error:
@@ -117,7 +119,8 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
     object
         The number a search minimises, None in a plain sweep; the reason, as text, of a failure.
     """
-    name = HydraConfig.get().job.override_dirname or "run"
+    _settle_terminal(cfg)
+    name = cfg.tracking.run_name or HydraConfig.get().job.override_dirname or "run"
     parent, metric = os.environ.get(PARENT), OmegaConf.select(cfg, "sweep.metric")
     try:
         with in_worker(stop) as wanted:
@@ -132,17 +135,22 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
                     if search.wanted(HydraConfig.instance().cfg):  # type: ignore[arg-type]
                         return search.value(record or RunRecord.load(folder / "record"), metric)
             except Exception as error:
-                say(f"job {HydraConfig.get().job.num} ({name}) failed: {error}")
                 if DEBUG:
                     traceback.print_exc()
                 place = {"tracked": cfg.tracking, "folder": folder}
                 note_failure(parent, **place, name=name, error=error)
-                return f"failed: {error}"
+                return f"failed: {error}"  # the main process says it: see `sweeps.live.board`
     except KeyboardInterrupt:
         if find_open_sweep():
             raise
         return "stopped"  # in a worker: whether the sweep goes on is the main process's matter
     return None
+
+
+def _settle_terminal(cfg: DictConfig) -> None:
+    """Let this process be as quiet as the config asks for."""
+    if cfg.terminal == "quiet":
+        be_quiet()
 
 
 def _values(cfg: DictConfig) -> dict[str, Any]:

@@ -74,4 +74,9 @@ def tell_stopped() -> int:
     """Say which signal ended the command, and return the exit code it stands for."""
     number = signal.Signals(_received or signal.SIGINT)
     say(f"stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}")
+    if find_open_sweep() is not None:
+        say(
+            "the same command goes on: what is finished is linked, what was interrupted continues "
+            "from its checkpoint"
+        )
     return 128 + number

@@ -24,6 +24,12 @@ class ComposeError(ConfigError):
         Exception.__init__(self, text)
 
 
+def allow_tags(words: Sequence[str]) -> list[str]:
+    """Let ``tracking.tags.<name>=`` name a tag that no file has; Hydra wants ``++`` before that."""
+    return [f"++{word}" if word.startswith(("tracking.tags.", "tracking.tags=")) else word
+            for word in words]  # fmt: skip
+
+
 def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     """Return the config of some overrides as plain containers, as a command composes it.
 
@@ -36,7 +42,7 @@ def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     """
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            config = compose("config", list(overrides))
+            config = compose("config", allow_tags(overrides))
             values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ComposeError(explain_hydra(error)) from None

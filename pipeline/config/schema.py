@@ -105,6 +105,7 @@ class Record:
 class Tracking:
     """Where runs are logged, how much of them, and how often (seconds).
 
+    `run_name` and `note` are a run's name and description, `tags` are set on it besides its own.
     `flush` lies between two deliveries while training goes on, `heartbeat` between two signs of
     life for other hosts, whose runs count as dead after `stale`. `wait` is how long a run that ends
     waits for a store that does not answer.
@@ -116,6 +117,9 @@ class Tracking:
     model: bool
     max_points: Annotated[int, Field(ge=2)]
     figures: Annotated[tuple[Literal["png", "pdf", "svg"], ...], Strict(False), Field(min_length=1)]
+    run_name: Annotated[str, Field(min_length=1, max_length=250)] | None
+    note: str | None
+    tags: dict[str, Any]
     flush: Annotated[Seconds, Field(gt=0)]
     heartbeat: Annotated[Seconds, Field(gt=0)]
     stale: Annotated[Seconds, Field(gt=0)]
@@ -130,7 +134,8 @@ class Parity:
     multirun measure its own pairs, as long as that takes at most about `budget` seconds.
     `precision` says what a side is that computes in less than its precision. `accept` has known
     differences, each as ``name: reason`` with the name of a rung or quantity. `margin` is the
-    difference of final scores that counts as none, for runs over several seeds.
+    difference of final scores that counts as none, for runs over several seeds. ``show=auto`` folds
+    the ladders of pairs that PASS to a line each.
     """
 
     rtol: NonNegative | None
@@ -142,6 +147,7 @@ class Parity:
     prove: bool
     gradcheck: bool
     margin: Positive | None
+    show: Literal["auto", "all"]
 
 
 @_schema
@@ -189,6 +195,7 @@ class Config:
     ]
     run: str | None
     resume: str | None
+    terminal: Literal["auto", "quiet"]
 
 
 GROUPS: dict[str, type] = {
@@ -223,9 +230,34 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def list_keys(group: str) -> list[str]:
-    """Return the keys that a group has, whichever its option."""
-    return list_fields(GROUPS[group])
+# Settings that came after the first version; none of them decides a run's numbers.
+_LATER: dict[str, Any] = {
+    "parity": {"precision": "fail", "accept": [], "show": "auto"},
+    "tracking": {"run_name": None, "note": None, "tags": {}},
+    "terminal": "auto",
+}
+
+
+def complete_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with the keys of now, also one that the version before wrote.
+
+    How runs are judged, tracked and told is no part of what was run.
+    """
+    completed = dict(values)
+    for key, default in _LATER.items():
+        if not isinstance(default, Mapping):
+            completed.setdefault(key, default)
+            continue
+        group = values[key]
+        completed[key] = {
+            name: group.get(name, default.get(name)) for name in list_fields(GROUPS[key])
+        }
+    return completed
+
+
+def parse_recorded(values: Mapping[str, Any]) -> Config:
+    """Check a recorded config and return it typed; see `complete_recorded`."""
+    return parse_config(complete_recorded(values))
 
 
 def read_accepted(entries: Iterable[str]) -> dict[str, str]:

@@ -17,8 +17,19 @@ from pipeline.config.schema import Config, parse_config
 from pipeline.config.signatures import check_settings, choose_option, list_functions
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
+from pipeline.identity import flatten
 from pipeline.pairs.registry import find_pair
 from pipeline.redact import redact
+
+# Tags that Twingrad and MLflow set themselves, and how the names of more of them begin.
+_OWN_TAGS = {
+    "kind", "backend", "sweep", "asked", "versions", "overrides", "jobs", "error", "heartbeat",
+    "config.digest", "data.digest", "code.digest", "environment.digest", "git.commit",
+    "native.differences", "model.missing",
+}  # fmt: skip
+_OWN_PREFIXES = (
+    "mlflow.", "parity.", "linked.", "equivalence.", "twingrad.", "resumed.", "failed.", "search.",
+)  # fmt: skip
 
 
 def check_config(values: Mapping[str, Any]) -> Config:
@@ -28,6 +39,7 @@ def check_config(values: Mapping[str, Any]) -> Config:
     """
     settings = parse_config(values)
     check_destinations(settings)
+    _check_tags(settings)
     for group, module in (("loss", losses), ("optimizer", optimizers), ("schedule", schedules)):
         part = getattr(settings, group)
         function = choose_option(f"{group}.name", part.name, list_functions(module))
@@ -59,6 +71,19 @@ def check_destinations(settings: Config) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "cannot be written to" if there.is_dir() else "is no folder"
         raise ConfigError("tracking.artifacts", artifacts, f"{there} {reason}")
+
+
+def _check_tags(settings: Config) -> None:
+    """Refuse tags that no run can have, or that it has already."""
+    for name, value in flatten(settings.tracking.tags).items():
+        key = f"tracking.tags.{name}"
+        if name in _OWN_TAGS or name.startswith(_OWN_PREFIXES):
+            raise ConfigError(key, value, "is a tag that Twingrad or MLflow sets itself")
+        if not re.fullmatch(r"[\w. /:-]{1,250}", name):
+            reason = "a tag's name has letters, digits and . _ - / : alone, 250 at most"
+            raise ConfigError(key, value, reason)
+        if value is None or isinstance(value, list | tuple | dict):
+            raise ConfigError(key, value, "must be text, a number or a boolean")
 
 
 def _check_backend(settings: Config) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import backends, data, losses, schedules, seeds
 from pipeline.backends.base import Masks
-from pipeline.config.schema import Config, list_keys
+from pipeline.config.schema import Config, complete_recorded
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset, batches
 from pipeline.data.batches import Batches, StreamedBatches
@@ -147,10 +147,5 @@ def make_masks(settings: Config, *, inputs: tuple[int, ...], outputs: int) -> Ma
 
 
 def resolve_recorded(values: Mapping[str, Any]) -> Job:
-    """Return the job of a recorded config, also of one that the version before wrote.
-
-    How runs are judged is no part of what was run; its keys are those of now.
-    """
-    known = {"precision": "fail", "accept": []}
-    parity = {key: values["parity"].get(key, known.get(key)) for key in list_keys("parity")}
-    return resolve({**values, "parity": parity})
+    """Return the job of a recorded config, also of one that the version before wrote."""
+    return resolve(complete_recorded(values))

@@ -123,7 +123,7 @@ def about(folder: Path) -> dict[str, Any] | None:
         if index["format"] < FORMAT:
             return {key: facts[key] for key in ("run", "folder") if key in facts}
         _check_index(folder, index)
-        return facts
+        return facts | {"epoch": index["epoch"]}
     return None
 
 

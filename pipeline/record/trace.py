@@ -15,7 +15,7 @@ _BLOCK = 1 << 16  # numbers made wider together, so that they stay in the cache
 Stack = Callable[[Sequence[Any]], np.ndarray]
 
 
-class NonFiniteLossError(Exception):
+class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite; carries the step and its learning rate."""
 
     def __init__(self, step: int, lr: float, loss: float) -> None:

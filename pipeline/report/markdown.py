@@ -13,13 +13,12 @@ from pipeline.report.sentences import MOST_LINES, list_covered, sort_by_verdict
 from pipeline.report.tables import Pair, Table, tabulate_verdicts
 
 
-def tell_asked(overrides: Sequence[str], *, jobs: int | None) -> str:
-    """Describe in Markdown what a sweep was asked for."""
+def tell_asked(overrides: Sequence[str], *, jobs: int | None, note: str | None = None) -> str:
+    """Describe in Markdown what a sweep was asked for, below the user's own note."""
     many = "a search" if jobs is None else f"{jobs} jobs"
     command = " \\\n  ".join(["python -m pipeline -m", *map(shlex.quote, overrides)])
-    return (
-        f"**Sweep**, {many}; its runs are nested below. Its tags `linked.…` name those that an "
-        f"earlier one had finished.\n\n```\n{command}\n```\n"
+    return (f"{note}\n\n" if note else "") + (
+        f"**Sweep**, {many}; its runs are nested below.\n\n```\n{command}\n```\n"
     )
 
 
@@ -34,9 +33,14 @@ def describe_sweep(
     board: Table = ([], []),
     equal: Mapping[str, Equivalence] | None = None,
     by_seeds: Sequence[SeedVerdict] = (),
+    note: str | None = None,
+    linked: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Describe in Markdown what a sweep was asked for and what it came to, at most a page."""
-    parts = [tell_asked(overrides, jobs=jobs)]
+    """Describe in Markdown what a sweep was asked for and what it came to, at most a page.
+
+    `linked` has name and page of the runs that an earlier sweep had finished.
+    """
+    parts = [tell_asked(overrides, jobs=jobs, note=note)]
     if by_seeds:
         sorted_groups = sort_by_verdict(by_seeds, worst_first=True)
         told = [f"- **{group.verdict}**: {group.sentence}" for group in sorted_groups]
@@ -62,6 +66,9 @@ def describe_sweep(
         first = "" if len(rows) == len(board[1]) else f", the first {len(rows)} of {len(board[1])}"
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"**Leaderboard{first}:**\n\n{text}")
+    if linked:
+        links = [f"- [{name}]({page})" for name, page in linked]
+        parts.append("**Finished before, by an earlier sweep:**\n\n" + _list_items(links))
     if notes:
         parts.append("**Not finished:**\n\n" + _list_items([f"- {note}" for note in notes]))
     if records:

@@ -17,6 +17,58 @@ MOST_LINES = 8  # of a list or table in a description
 MOST_NOTES = 5  # of a pair, that are shown at once
 
 
+def tell_summary(
+    verdicts: Sequence[str], *, over_seeds: Sequence[str], runs: int, unfinished: int, best: str
+) -> str:
+    """Say in one line what a comparison came to: verdicts by their number, and the best run.
+
+    Parameters
+    ----------
+    verdicts, over_seeds
+        On the pairs that are judged one by one, and on groups over seeds.
+    runs, unfinished
+        How many runs have a record, and how many did not end as they should.
+    best
+        What scored best, in words; may be empty.
+    """
+    parts = []
+    for unit, units, judged in (
+        ("pair", "pairs", verdicts), ("test over seeds", "tests over seeds", over_seeds),
+    ):  # fmt: skip
+        if judged:
+            counted = [f"{judged.count(kind)} {kind}" for kind in WORST if kind in judged]
+            many = unit if len(judged) == 1 else units
+            parts.append(f"{len(judged)} {many}: {', '.join(counted)}")
+    parts += [] if parts else ["1 run" if runs == 1 else f"{runs} runs"]
+    parts += [f"{unfinished} not finished"] if unfinished else []
+    return "; ".join([*parts, *([best] if best else [])])
+
+
+def tell_training_end(about: Mapping[str, Any], *, steps: int) -> str:
+    """Say when training stopped early and which score was the best; empty without validation.
+
+    Parameters
+    ----------
+    about
+        Of a finished run's record.
+    steps
+        How many updates it made.
+    """
+    best = about.get("best")
+    if best is None:
+        return ""
+    train, each = about["config"]["train"], about["updates_per_epoch"]
+    name = best["score"]
+    parts = []
+    if steps < train["epochs"] * each:
+        parts.append(
+            f"stopped early after epoch {steps // each} of {train['epochs']}, as the last "
+            f"{train['patience']} scores were no better"
+        )
+    where = f"epoch {best['step'] // each} (step {best['step']})"
+    return "; ".join([*parts, f"best val/{name} {best[name]:.6g} after {where}"])
+
+
 def tell_leftovers(named: Sequence[str], *, pairs: int) -> str:
     """Return which runs have no partner, in a line; all of them are in ``parity.json``."""
     if not pairs and len(named) > 1:

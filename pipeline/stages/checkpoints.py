@@ -130,14 +130,8 @@ def find_interrupted(run: str, *, key: str) -> dict[str, Any]:
     ConfigError
         If there is none, it was made by other code, or its config is not the one it was made with.
     """
-    known = {}
-    for folder in sorted(checkpoint.HOME.glob("*/")):
-        about = checkpoint.about(folder)
-        if about is not None and "run" in about:
-            known[str(about["run"])] = about
-    here = str(Path(run).absolute())
-    by_folder = (about for about in known.values() if about.get("folder") == here)
-    about = known.get(run) or next(by_folder, None)
+    known = {str(about["run"]): about for about in _list_checkpoints()}
+    about = known.get(run) or find_checkpoint(Path(run))
     if about is None:
         there = f"those there are: {', '.join(known)}" if known else "there is none at all"
         raise ConfigError(key, run, f"no checkpoint of such a run in {checkpoint.HOME}; {there}")
@@ -146,6 +140,20 @@ def find_interrupted(run: str, *, key: str) -> dict[str, Any]:
     if _is_altered(about):
         raise ConfigError(key, run, f"{_ALTERED}; run it anew")
     return about
+
+
+def find_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Return who wrote the checkpoint of the run in a folder, None where there is none."""
+    here = str(folder.absolute())
+    return next((about for about in _list_checkpoints() if about.get("folder") == here), None)
+
+
+def _list_checkpoints() -> Iterator[dict[str, Any]]:
+    """Yield who wrote each checkpoint that names its run."""
+    for folder in sorted(checkpoint.HOME.glob("*/")):
+        about = checkpoint.about(folder)
+        if about is not None and "run" in about:
+            yield about
 
 
 def refuse_other(job: Job, about: Mapping[str, Any], *, run: str, key: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import data, identity, leaderboard, storage
-from pipeline.config.schema import parse_config
+from pipeline.config.schema import parse_recorded
 from pipeline.config.types import ConfigError
 from pipeline.figures.files import list_saved
 from pipeline.figures.parity import draw_parity
@@ -302,6 +302,6 @@ def by_data(records: Sequence[RunRecord]) -> Mapping[str, list[RunRecord]]:
 def remade(record: RunRecord) -> data.Dataset | None:
     """Make a run's data again from its config; None where that gives other data or none."""
     with contextlib.suppress(ConfigError, OSError):
-        dataset = make_dataset(parse_config(record.config))
+        dataset = make_dataset(parse_recorded(record.config))
         return dataset if dataset.digest == record.about["data"]["digest"] else None
     return None

@@ -76,7 +76,7 @@ def rerun_freely(side: ProbedSide) -> RunRecord:
         train(
             record, backend=side.backend, model=side.build(side.dtype), twin=side.twin,
             batches=job.batches, dataset=job.dataset, epochs=train_settings.epochs,
-            rates=side.rates, full=True, progress=lambda step, loss: None, log_every=10**9,
+            rates=side.rates, full=True, progress=lambda *told: None, log_every=10**9,
             evaluate_every=train_settings.evaluate_every, patience=train_settings.patience,
             monitor=train_settings.monitor, folder=folder, masks=job.masks,
             **job.step_arguments(),

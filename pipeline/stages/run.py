@@ -17,7 +17,7 @@ from pipeline.backends.base import Backend, Model
 from pipeline.config.schema import Config
 from pipeline.config.types import ConfigError
 from pipeline.jobs.job import Job, choose_trace, list_inexact, show_layers, solve_least_squares
-from pipeline.jobs.resolve import resolve
+from pipeline.jobs.resolve import resolve_recorded
 from pipeline.record.checkpoint import Checkpoint
 from pipeline.record.record import RunRecord
 from pipeline.redact import redact, redact_values
@@ -25,7 +25,7 @@ from pipeline.stages.account import account
 from pipeline.stages.checkpoints import Checkpoints
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.generate import generate, stored
-from pipeline.stages.train import train
+from pipeline.stages.train import Report, Score, train
 from pipeline.tracking.deliver import Pace
 from pipeline.tracking.query import find_record
 from pipeline.tracking.recover import close_dead_runs
@@ -33,7 +33,7 @@ from pipeline.tracking.run import Run, open_run, reopen_run
 from pipeline.tracking.store import prepare_store
 
 DATA = Path("outputs/data")
-Progress = Callable[[int], contextlib.AbstractContextManager[Callable[[int, float], None]]]
+Progress = Callable[[int], contextlib.AbstractContextManager[Report]]
 
 # What cannot change once a backend has run in this process.
 _fixed: dict[str, tuple[Any, ...]] = {}
@@ -105,6 +105,8 @@ def run(
     opened = _open_run(job, name=name, tags=tags, parent=parent, folder=folder)
     with checkpoints.held(goes_on=before is not None), opened as tracked:
         record.about["run"] = tracked.id
+        if parent is None:
+            print(f"run     {tracked.id}  {folder}", flush=True)
         checkpoints.about = {
             "run": tracked.id, "folder": str(folder.absolute()), "config": record.config,
         }  # fmt: skip
@@ -119,7 +121,9 @@ def run(
             if "evaluate" in settings.stages:
                 evaluate(record, backend=backend, model=model, dataset=job.dataset)
         if settings.tracking.model and backend.FLAVOR:
-            _log_model(job, tracked, backend=backend, model=model, versions=versions)
+            _log_model(
+                job, tracked, backend=backend, model=model, versions=versions, step=record.steps
+            )
     return record
 
 
@@ -169,6 +173,7 @@ def _tags(
 ) -> dict[str, Any]:
     """Return what a run is found by, and what is not as usual about it."""
     tags: dict[str, Any] = {
+        **identity.flatten(job.settings.tracking.tags),
         "kind": "run",
         "backend": job.settings.backend.name,
         "sweep": parent or "",
@@ -204,6 +209,7 @@ def _open_run(
         name=name,
         tags=tags,
         parent=parent,
+        note=place.note,
         folder=folder,
         pace=Pace(flush=place.flush, heartbeat=place.heartbeat, wait=place.wait),
     )
@@ -241,8 +247,8 @@ def _train(
     follow = tracked.follower(total=len(job.rates), points=settings.tracking.max_points)
     with progress(len(job.rates)) as shown:
 
-        def report(step: int, loss: float) -> None:
-            shown(step, loss)
+        def report(step: int, loss: float, score: Score | None) -> None:
+            shown(step, loss, score)
             follow(step, {"train/loss": loss, "train/lr": job.rates[step - 1]})
 
         train(
@@ -269,7 +275,13 @@ def _train(
 
 
 def _log_model(
-    job: Job, tracked: Run, *, backend: Backend, model: Model, versions: Mapping[str, str]
+    job: Job,
+    tracked: Run,
+    *,
+    backend: Backend,
+    model: Model,
+    versions: Mapping[str, str],
+    step: int,
 ) -> None:
     """Log the model in the framework's own format; where that cannot be done, say so."""
     example = job.dataset.arrays["x_test"][:5].astype(job.settings.backend.dtype)
@@ -281,6 +293,14 @@ def _log_model(
             x=example,
             prediction=prediction,
             requires=_requirements(job.settings.backend.name, versions),
+            step=step,
+            tags={
+                "pair": job.settings.model.name,
+                "backend": job.settings.backend.name,
+                "data": job.dataset.name,
+                "data.digest": job.identity.data,
+                "weights": job.settings.train.weights,
+            },
         )
     except Exception as error:  # control flow that depends on data cannot be exported
         reason = redact(f"{type(error).__name__}: {error}")
@@ -292,7 +312,7 @@ def score_again(run_id: str) -> tuple[RunRecord, dict[str, float]]:
     """Score a finished run on its own test samples again, from its record, and log the scores."""
     folder = find_record(run_id, key="run")
     record = load_record(folder, key="run")
-    job = resolve(record.config)
+    job = resolve_recorded(record.config)
     if job.identity.data != record.about["data"]["digest"]:
         raise ConfigError("run", run_id, "its data can no longer be made: the digest differs")
     backend = backends.load(job.settings.backend.name)

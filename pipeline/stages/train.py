@@ -19,7 +19,8 @@ from pipeline.record.record import RunRecord
 from pipeline.record.trace import Trace
 from pipeline.stages.evaluate import scores
 
-Report = Callable[[int, float], None]
+Score = tuple[str, float]  # of the validation set: its name and value
+Report = Callable[[int, float, Score | None], None]
 
 
 class Keep(Protocol):
@@ -64,7 +65,8 @@ def train(
     rates
         Learning rate of each update.
     progress
-        Called every `log_every` epochs with the number of updates made and the last loss.
+        Called every `log_every` epochs, and after the last, with the number of updates made, the
+        last loss, and the last score of the validation set, None as long as there is none.
     evaluate_every, patience, monitor
         Epochs between two scores of the validation set, how many of them without a better
         `monitor` end training, and which score that is (None: mse, or log_loss for classes).
@@ -100,8 +102,6 @@ def train(
 
     def after(epoch: int, slots: Slots) -> bool:
         """Follow the training after an epoch; whether to stop."""
-        if epoch % log_every == 0:
-            progress(trace.updates, trace.last_loss())
         if not full:
             checksums.setdefault("step", []).append(trace.updates)
             for name, value in backend.read(model, twin).items():
@@ -112,6 +112,8 @@ def train(
             numbers = scores(backend, model, dataset, split="val")
             validation.add(numbers, step=trace.updates, weights=lambda: backend.read(model, twin))
             stop = patience is not None and validation.waited >= patience
+        if epoch % log_every == 0 or epoch == epochs or stop:
+            progress(trace.updates, trace.last_loss(), validation.latest())
         if keep is not None and not stop and epoch < epochs and keep.due():
             keep.save(
                 epoch=epoch,
@@ -184,6 +186,11 @@ class Validation:
             self.about_best = {"step": step, "score": self._monitor} | dict(numbers)
         else:
             self.waited += 1
+
+    def latest(self) -> Score | None:
+        """Return the last value of the score that decides, None before the first one."""
+        values = self.curves.get(self._monitor)
+        return (self._monitor, values[-1]) if values else None
 
     def counted(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it besides the best weights."""

@@ -9,6 +9,8 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, flag_override
 
+from pipeline.identity import flatten
+from pipeline.output import be_quiet
 from pipeline.redact import redact
 from pipeline.sweeps import search
 from pipeline.sweeps.launchers import count_workers, end_workers, ready_launcher
@@ -50,23 +52,28 @@ def _open_parent(config: DictConfig, jobs: int | None) -> None:
     from pipeline.sweeps.live.board import Board
     from pipeline.tracking.query import is_sweep_running
     from pipeline.tracking.recover import close_dead_runs
-    from pipeline.tracking.run import create_run
+    from pipeline.tracking.run import NOTE_TAG, create_run
     from pipeline.tracking.store import prepare_store
 
     overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
     place = config.tracking
     prepare_store(place.uri)
     close_dead_runs(stale=place.stale)
-    title = config.sweep.title or name_sweep(overrides)
+    if config.terminal == "quiet":
+        be_quiet()
+    title = config.sweep.title or name_sweep(config, overrides)
     if jobs is None:
         alone = not is_sweep_running(place.experiment)
         search.resume(config, workers=count_workers(config), alone=alone)
+    tags: dict[str, Any] = flatten(OmegaConf.to_container(place.tags, resolve=True))  # type: ignore[arg-type]
+    if place.note is not None:
+        tags[NOTE_TAG] = place.note  # `make compare` describes the sweep anew
     parent = create_run(
         experiment=place.experiment,
         artifacts=place.artifacts,
         name=title,
-        tags={"kind": "sweep", "overrides": overrides, "jobs": jobs},
-        note=tell_asked(overrides, jobs=jobs),
+        tags=tags | {"kind": "sweep", "overrides": overrides, "jobs": jobs},
+        note=tell_asked(overrides, jobs=jobs, note=place.note),
     )
     config.hydra.overrides.hydra.append(f"++hydra.job.env_set.{PARENT}='{parent.id}'")
     sweep = OpenSweep(parent=parent, config=config, title=title, jobs=jobs)

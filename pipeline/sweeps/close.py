@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config.schema import read_accepted
 from pipeline.config.types import ConfigError
+from pipeline.output import print_last
 from pipeline.record.record import RunRecord
 from pipeline.sweeps import search
 from pipeline.sweeps.evidence import make_evidence
@@ -57,9 +58,10 @@ def _close_parent(sweep: OpenSweep, *, interrupted: bool) -> int:
     failed = [child for child in children if child.info.status != "FINISHED"]
     status, code = ("KILLED" if interrupted else "FAILED"), 1
     try:
-        worst = _report(sweep, children, interrupted=interrupted)
-        missing = (sweep.jobs or 0) > len(children)
-        if not failed and not interrupted and not missing:
+        missing = max((sweep.jobs or 0) - len(children), 0)
+        unfinished = len(failed) + missing
+        worst = _report(sweep, children, interrupted=interrupted, unfinished=unfinished)
+        if not unfinished and not interrupted:
             status, code = "FINISHED", worst
     except KeyboardInterrupt:
         status = "KILLED"
@@ -86,7 +88,7 @@ def _close_children(parent: Any) -> list[Any]:
     return list_children(parent.id) if lost else children
 
 
-def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool) -> int:
+def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinished: int) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
     from pipeline import terminal
     from pipeline.report.markdown import describe_sweep
@@ -98,8 +100,10 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool) -> int:
     records, unreadable, notes = read_children(children, jobs=jobs)
     if not records:
         notes += [f"{run}: {why}" for run, why in unreadable.items()]
-        parent.describe(describe_sweep([], overrides=overrides, jobs=jobs, notes=notes))
-        terminal.failures(notes)
+        asked: dict[str, Any] = {"overrides": overrides, "jobs": jobs}
+        parent.describe(describe_sweep([], notes=notes, note=settings.tracking.note, **asked))
+        terminal.failures(_untold(sweep, notes))
+        print_last(f"none of {unfinished} jobs finished")
         return 1
     result = compare(
         records,
@@ -111,13 +115,18 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool) -> int:
         margin=settings.parity.margin,
         accept=read_accepted(settings.parity.accept),
         precision=settings.parity.precision,
-        evidence=make_evidence(settings, budget=0.0 if interrupted else settings.parity.budget),
+        evidence=make_evidence(
+            settings, records, budget=0.0 if interrupted else settings.parity.budget
+        ),
         hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
         notes=notes,
         unreadable=unreadable,
     )
-    publish_comparison(parent, result, overrides=overrides, jobs=jobs, notes=notes)
-    terminal.comparison(result, notes=notes)
+    note = settings.tracking.note
+    publish_comparison(
+        parent, result, overrides=overrides, jobs=jobs, notes=notes, children=children, note=note
+    )
+    terminal.comparison(result, notes=_untold(sweep, notes), show=settings.parity.show)
     if jobs is None:
         best = search.best(sweep.config)
         parent.log_tags(best)
@@ -125,7 +134,14 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool) -> int:
             print(f"{key}  {value}")
     page = find_page(settings.tracking.experiment)
     terminal.where(result.folder, uri=settings.tracking.uri, page=page)
+    terminal.summary(result, unfinished=unfinished)
     return result.exit_code if result.judges else 0
+
+
+def _untold(sweep: OpenSweep, notes: list[str]) -> list[str]:
+    """Return what did not finish and was not said when it ended."""
+    told = set() if sweep.board is None else sweep.board.told
+    return [note for note in notes if not any(note.startswith(f"{name} ") for name in told)]
 
 
 def read_children(

@@ -86,12 +86,13 @@ def name_by_what_is_swept(config: DictConfig, fixed: list[str]) -> None:
     config.hydra.overrides.hydra.append(f"{key}=[{','.join(known)}]")
 
 
-def name_sweep(overrides: list[str]) -> str:
-    """Return a short name for a sweep: what has several values, and the experiment."""
+def name_sweep(config: DictConfig, overrides: list[str]) -> str:
+    """Return a short name for a sweep: its model and data, and what has several values."""
     parts = [part.lstrip("+~") for part in overrides]
     many = [part.split("=")[0] for part in parts if "," in part or "(" in part]
-    where = [part.split("=", 1)[1] for part in parts if part.startswith("experiment=")]
-    return " ".join([*where, "×".join(many)]).strip() or "sweep"
+    fixed = [] if "experiment" in many else [key for key in ("model", "data") if key not in many]
+    about = " on ".join(str(config[key].name) for key in fixed)
+    return ": ".join(part for part in (about, " × ".join(many)) if part)
 
 
 def read_settings(config: DictConfig) -> Config:

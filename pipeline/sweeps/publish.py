@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.parity.evidence import METHOD_NAME
@@ -9,15 +10,30 @@ from pipeline.parity.verdict import WORST
 
 
 def publish_comparison(
-    parent: Any, result: Any, *, overrides: list[str], jobs: int | None, notes: list[str]
+    parent: Any,
+    result: Any,
+    *,
+    overrides: list[str],
+    jobs: int | None,
+    notes: list[str],
+    children: Sequence[Any] = (),
+    note: str | None = None,
 ) -> None:
     """Put a comparison on the sweep's parent run: tables, figures, report and a description.
 
     What was put there before, by the sweep itself, is replaced; its runs are told their verdicts.
+
+    Parameters
+    ----------
+    children
+        The runs in the store; those that an earlier sweep had finished are listed with links.
+    note
+        The user's own description.
     """
     from pipeline import leaderboard
     from pipeline.report.markdown import describe_sweep
     from pipeline.report.tables import summarise_runs, tabulate_equivalences, tabulate_verdicts
+    from pipeline.tracking.views import list_linked
 
     _tag_runs(result)
     parent.log_folder(result.folder / "plots", "plots")
@@ -44,7 +60,7 @@ def publish_comparison(
     text = describe_sweep(
         result.records, overrides=overrides, jobs=jobs, notes=notes, pairs=result.pairs,
         ladders=result.ladders, board=result.board, equal=result.equal,
-        by_seeds=result.by_seeds,
+        by_seeds=result.by_seeds, note=note, linked=list_linked(children, parent.id),
     )  # fmt: skip
     parent.describe(text)
 

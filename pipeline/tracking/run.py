@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import getpass
 import importlib
 import json
 import os
 import socket
+import sys
 import time
 import uuid
 import warnings
@@ -31,7 +33,14 @@ import numpy as np
 from filelock import Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+    MLFLOW_USER,
+)
 
 import pipeline
 from pipeline.config.types import ConfigError
@@ -51,6 +60,7 @@ from pipeline.tracking.deliver import (
 from pipeline.tracking.spool import Message, Spool, now_ms
 from pipeline.tracking.store import TrackingError, ask_patiently, resolve_uri, say_once, sqlite_file
 
+NOTE_TAG = "twingrad.note"  # of a sweep's parent: the user's own description
 LINKED = "linked."  # then a job's number and a run's id: a tag of a parent that counts it too
 _PARAM_LIMIT = 6000
 
@@ -201,9 +211,19 @@ class Run:
             self._put({"input": dict(data._to_mlflow_entity())})
 
     def log_model(
-        self, model: Any, *, flavor: str, x: np.ndarray, prediction: np.ndarray, requires: list[str]
+        self,
+        model: Any,
+        *,
+        flavor: str,
+        x: np.ndarray,
+        prediction: np.ndarray,
+        requires: list[str],
+        step: int,
+        tags: Mapping[str, str],
     ) -> None:
         """Log a trained model in its framework's own flavour, with signature and input example.
+
+        It has the run's parameters, and of its metrics those of `step`, as it is then.
 
         The package's own source goes with it, so that the model loads where the package is not
         installed. The model goes straight to the store: it does not wait on disk, where the
@@ -228,6 +248,8 @@ class Run:
                 input_example=x,
                 pip_requirements=requires,
                 code_paths=[str(Path(pipeline.__file__).parent)],
+                step=step,
+                tags=dict(tags),
             )
 
     def close(self, status: str) -> None:
@@ -271,6 +293,7 @@ def open_run(
     name: str,
     tags: Mapping[str, Any],
     parent: str | None,
+    note: str | None = None,
     folder: Path | None = None,
     pace: Pace | None = None,
 ) -> Iterator[Run]:
@@ -287,6 +310,7 @@ def open_run(
         name=name,
         tags=tags,
         parent=parent,
+        note=note,
         folder=folder,
         pace=pace,
     )
@@ -324,9 +348,11 @@ def create_run(
     TrackingError, ConfigError
         If the store refuses it, or another run that is alive has the folder.
     """
-    extra = {} if parent is None else {MLFLOW_PARENT_RUN_ID: parent}
+    extra = describe_source() | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent})
     if note is not None:
         extra[MLFLOW_RUN_NOTE] = redact(note)
+    commit = str(tags.get("git.commit", "none"))
+    extra |= {} if commit == "none" else {MLFLOW_GIT_COMMIT: commit}
     mark = uuid.uuid4().hex
     try:
         place = Spool(spool.HOME / mark if folder is None else folder / "spool")
@@ -340,7 +366,7 @@ def create_run(
         "experiment": experiment,
         "artifacts": str(Path(artifacts).absolute()),
         "name": redact(name),
-        "tags": given | extra,
+        "tags": extra | given,
         "mark": mark,
         "time": now_ms(),
         "folder": str(place.folder),
@@ -367,6 +393,17 @@ def create_run(
             raise journal.cause
         raise TrackingError(journal.error or "the tracking store does not answer")
     return Run(parent=parent, journal=journal)
+
+
+def describe_source() -> dict[str, str]:
+    """Return what MLflow's columns User and Source show of a run that this process makes."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user on this machine, as in a container
+        user = "unknown"
+    program = Path(sys.argv[0] or "notebook")
+    name = "python -m pipeline" if program.name == "__main__.py" else program.name
+    return {MLFLOW_USER: user, MLFLOW_SOURCE_NAME: name, MLFLOW_SOURCE_TYPE: "LOCAL"}
 
 
 def add_failed_run(parent: str, *, name: str, tags: Mapping[str, Any]) -> None:

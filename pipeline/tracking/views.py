@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.tracking.spool import now_ms
 from pipeline.tracking.store import TrackingError, ask_patiently, is_prepared
@@ -51,8 +54,27 @@ def describe_experiment() -> dict[str, str]:
     }  # fmt: skip
     return {
         "mlflow.note.content": _ABOUT,
+        "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
     }
+
+
+def find_run_page(run: str) -> str:
+    """Return where MLflow's pages show a run; empty where the store does not know it yet."""
+    try:
+        about = ask_patiently(lambda: MlflowClient().get_run(run)).info
+    except (MlflowException, requests.RequestException, TrackingError):
+        return ""
+    return f"/#/experiments/{about.experiment_id}/runs/{run}"
+
+
+def list_linked(children: Sequence[Any], parent: str) -> list[tuple[str, str]]:
+    """Return name and page of those runs of a sweep that an earlier one had finished."""
+    linked = [run for run in children if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent]
+    return [
+        (run.info.run_name, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+        for run in linked
+    ]
 
 
 def find_page(experiment: str) -> str:

@@ -54,7 +54,7 @@ def tracked(tools, dataset, build):
             start = time.perf_counter()
             train(
                 record, backend=backend, model=model, twin=twin, batches=batches, dataset=dataset,
-                epochs=len(rates), rates=rates, full=True, progress=lambda step, loss: None,
+                epochs=len(rates), rates=rates, full=True, progress=lambda *told: None,
                 log_every=20, evaluate_every=None, patience=None, monitor=None, loop="manual",
                 loss="mse", loss_settings={}, update=tools.update_of("gd"), execution=execution,
                 xla=xla, masks=None,

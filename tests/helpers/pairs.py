@@ -64,7 +64,7 @@ def recorded(*overrides, twin=None, first=None, rates=None, samples=None, into=N
     try:
         train(
             record, backend=backend, model=model, twin=twin, batches=batches, dataset=job.dataset,
-            epochs=settings.train.epochs, rates=job.rates, progress=lambda step, loss: None,
+            epochs=settings.train.epochs, rates=job.rates, progress=lambda *told: None,
             log_every=10**9, masks=job.masks, **options, **job.step_arguments(),
         )  # fmt: skip
     except NonFiniteLossError as error:

@@ -37,6 +37,7 @@ class Board:
         self._total = total
         self._states: dict[int, State] = {}
         self._printed: dict[int, str] = {}
+        self.told: set[str] = set()  # names of jobs whose failure was said
         self._looking = threading.Lock()
         self._ended = threading.Event()
         self._screen: Screen | None = None
@@ -65,30 +66,38 @@ class Board:
     def _look(self) -> None:
         with self._looking:
             read_states(self._folder, self._states)
+            for line, failed in self._news():
+                if failed:
+                    print(line, file=sys.stderr, flush=True)
+                elif self._screen is None:
+                    sys.stdout.write(line + "\n")
+            sys.stdout.flush()
             if self._screen is not None:
                 self._screen.draw(self._table)
-                return
-            for line in self._news():
-                sys.stdout.write(line + "\n")
-                sys.stdout.flush()
 
     def _table(self, lines: int) -> RenderableType:
         about = {"title": self._title, "total": self._total, "now": time.time()}
         return make_table(self._states, **about, rows=lines - _AROUND)  # type: ignore[arg-type]
 
-    def _news(self) -> Iterator[str]:
-        """Yield a line for each job that started or ended since the last time."""
+    def _news(self) -> Iterator[tuple[str, bool]]:
+        """Yield a line for each job that started or ended since the last time, and if it failed."""
         for number, state in sorted(self._states.items()):
             if self._printed.get(number) == state["state"]:
                 continue
             self._printed[number] = state["state"]
             if state["end"] is None and state["state"] == "running":
-                yield f"job {number} started: {state['name']}"
+                yield f"job {number} started: {state['name']}", False
                 continue
             took = f" in {tell_span(state['end'] - state['start'])}" if state["end"] else ""
             counted = count_jobs(self._states, total=self._total, now=time.time())
-            note = f", {state['note']}" if state["note"] else ""
-            yield f"job {number} {state['state']}{took}: {state['name']}{note}  ({counted})"
+            if state["state"] == "done":
+                note = f", {state['note']}" if state["note"] else ""
+                yield f"job {number} done{took}: {state['name']}{note}  ({counted})", False
+                continue
+            self.told.add(state["name"])
+            why = f": {state['note']}" if state["note"] else ""
+            ended = f"job {number} ({state['name']}) {state['state']}{took}{why}"
+            yield f"twingrad: {ended}  ({counted})", True
 
     def close(self) -> None:
         """Show the last of it, and give the terminal back."""

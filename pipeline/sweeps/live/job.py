@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Progress = Callable[[int], contextlib.AbstractContextManager[Callable[[int, float], None]]]
+from pipeline.config.types import describe_failure
+from pipeline.redact import redact
+
+Progress = Callable[[int], contextlib.AbstractContextManager[Callable[..., None]]]
 
 PAUSE = 0.5  # seconds between two words of a job, and between two looks at them
 
@@ -45,24 +48,27 @@ class Job:
     def running(self) -> Iterator[None]:
         """Tell that the job runs, and then how it ended."""
         self._tell()
-        state = "failed"
+        state, why = "failed", {}
         try:
             yield
             state = "done"
+        except Exception as error:
+            why = {"note": redact(describe_failure(error))}
+            raise
         except KeyboardInterrupt:
             state = "stopped"
             raise
         finally:
             with contextlib.suppress(OSError, ValueError):  # what a process of its own told
                 self._about |= json.loads(self._file.read_text())
-            self._tell(state=state, end=time.time())
+            self._tell(state=state, end=time.time(), **why)
 
     def note(self, text: str) -> None:
         """Say why there was nothing to do."""
         self._tell(note=text)
 
     @contextlib.contextmanager
-    def progress(self, steps: int) -> Iterator[Callable[[int, float], None]]:
+    def progress(self, steps: int) -> Iterator[Callable[..., None]]:
         """Take what a training of so many steps tells, and write it down now and then."""
         from pipeline import terminal
 
@@ -71,11 +77,11 @@ class Job:
         printed = terminal.progress(steps) if self._lines else contextlib.nullcontext(None)
         with printed as line:
 
-            def tell_step(step: int, loss: float) -> None:
+            def tell_step(step: int, loss: float, score: tuple[str, float] | None = None) -> None:
                 nonlocal due, last
                 last = step, float(loss)
                 if line is not None:
-                    line(step, loss)
+                    line(step, loss, score)
                 now = time.monotonic()
                 if now >= due:
                     due = now + PAUSE

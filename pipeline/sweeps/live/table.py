@@ -31,11 +31,17 @@ def read_states(folder: Path, states: dict[int, State]) -> None:
         known = states.get(number)
         if known is not None and known["end"] is not None:
             continue
-        with contextlib.suppress(OSError, ValueError):  # it is just being written
-            states[number] = json.loads(path.read_text())
+        _read_state(path, number, states)
         state = states.get(number)
         if state and state["end"] is None and state["host"] == host and not _alive(state["pid"]):
-            states[number] = {**state, "state": "killed"}
+            _read_state(path, number, states)  # it may have told its end since, and then gone
+            if states[number]["end"] is None:
+                states[number] = {**state, "state": "killed"}
+
+
+def _read_state(path: Path, number: int, states: dict[int, State]) -> None:
+    with contextlib.suppress(OSError, ValueError):  # it is just being written
+        states[number] = json.loads(path.read_text())
 
 
 def _alive(pid: int) -> bool:
