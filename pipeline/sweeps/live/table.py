@@ -39,6 +39,7 @@ def read_states(folder: Path, states: dict[int, State]) -> None:
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
