@@ -17,6 +17,7 @@ __all__ = ["ComparisonResult", "ConfigError", "RunResult", "compare", "run"]
 
 
 def __getattr__(name: str) -> Any:
+    """Return a name of `__all__`; its module is imported only when the name is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -131,6 +131,7 @@ class Identity:
         return next((text for key, text in _OTHER.items() if tags[key] != digests[key]), "")
 
     def _digests(self) -> dict[str, str]:
+        """Return the digest behind each key of `_OTHER`, in its order."""
         return {key: getattr(self, key.split(".")[0]) for key in _OTHER}
 
 

@@ -168,6 +168,7 @@ def sensitivity(records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]
 
 
 def _order(item: tuple[Any, RunRecord]) -> tuple[int, float, str]:
+    """Return the sorting key of a value and its record: numbers by size, then all else by text."""
     value = item[0]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return (0, float(value), "") if number else (1, 0.0, str(value))

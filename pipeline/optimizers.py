@@ -39,6 +39,7 @@ def _rule(
 
 
 def _rate(step: int, lr: float, **settings: float) -> dict[str, float]:
+    """Return the scalars of a rule that needs only the learning rate."""
     return {"lr": lr}
 
 

@@ -193,6 +193,7 @@ def _elsewhere(values: Mapping[str, Any], **arguments: Any) -> None:
 
 
 def _child(pipe: Any, values: Mapping[str, Any], **arguments: Any) -> None:
+    """Run a job in a process of its own; send None, or a RuntimeError with the error's text."""
     catch_signals()
     try:
         run_job(resolve_job(values), **arguments)

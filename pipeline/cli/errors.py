@@ -24,6 +24,7 @@ DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == 
 
 
 def say(text: str) -> None:
+    """Print one line to stderr, without secrets and line breaks."""
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(f"twingrad: {redact(' '.join(text.split()))}", file=sys.stderr, flush=True)
 

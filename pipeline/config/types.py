@@ -43,6 +43,7 @@ class ConfigError(Exception):
     """The command line or the config is wrong; its text is one line for the user (exit code 2)."""
 
     def __init__(self, key: str, value: Any, allowed: str) -> None:
+        """Write the line ``key=value: allowed``, with a long value cut after 197 characters."""
         text = str(value)
         shown = text if len(text) <= 200 else f"{text[:197]}..."
         super().__init__(" ".join(f"{key}={shown}: {allowed}".split()))

@@ -50,6 +50,13 @@ class Csv(_Arrow):
     """Comma-separated values with a header; one block, in memory."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
+        """Read the header, and of the columns `names` those that it names exactly once.
+
+        Raises
+        ------
+        ConfigError
+            If the file is empty, UTF-16 or has no rows, or if a row has too few or too many values.
+        """
         from pyarrow import csv
 
         self.path = path
@@ -120,6 +127,7 @@ class Parquet(_Arrow):
     """Columns in row groups; a row group is a block."""
 
     def __init__(self, path: Path) -> None:
+        """Read the schema and the sizes of the row groups; those without rows are left out."""
         from pyarrow import parquet
 
         self.path = path

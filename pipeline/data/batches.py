@@ -171,6 +171,7 @@ class Seen:
             self._digest()
 
     def _digest(self) -> None:
+        """Turn the batches that are held into fingerprints, and let go of them."""
         if not self._held:
             return
         steps, epochs, xs, ys = zip(*self._held, strict=True)
@@ -224,6 +225,7 @@ _PRINTS |= dict.fromkeys(("lengths", "step", "epoch", "x_rows", "y_rows"), np.ui
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return fingerprints one after the other, in a record's types; of no parts, empty arrays."""
     return {
         key: np.concatenate([np.empty(0, dtype), *(part[key] for part in parts)]).astype(dtype)
         for key, dtype in _PRINTS.items()
@@ -266,6 +268,7 @@ def fingerprints(x: np.ndarray, y: np.ndarray, *, lengths: Sequence[int]) -> dic
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
+    """Return one 64-bit number for each row: its 32-bit words times odd constants, summed."""
     flat = array.reshape(len(array), -1)
     flat = flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float64)
     words = np.ascontiguousarray(flat).view(np.uint32).astype(np.uint64)

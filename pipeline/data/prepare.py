@@ -23,6 +23,7 @@ class Moments:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        """Begin with no rows; `names` are those of the columns, for an error's text."""
         self.names = names
         self.n = 0
         self.mean = np.zeros(len(names))

@@ -152,6 +152,7 @@ class Source:
 
     @functools.cached_property
     def _memory(self) -> np.ndarray:
+        """Room for the longest block, empty until `_scratch` has made it."""
         return np.empty((0, 0))
 
     def _step(self, width: int) -> int:
@@ -283,11 +284,19 @@ class _Labels:
     """Class labels met so far, and those of them that are trained on."""
 
     def __init__(self, name: str) -> None:
+        """Begin with no labels; `name` is that of the target's column, for an error's text."""
         self.name = name
         self.found: dict[Any, bool] = {}
         self.kind: np.dtype = np.dtype(np.int64)
 
     def add(self, marks: np.ndarray, *, trained: bool) -> None:
+        """Add the labels of some rows, and whether those rows are trained on.
+
+        Raises
+        ------
+        ConfigError
+            If there are more labels than a classification can have.
+        """
         self.kind = np.promote_types(self.kind, marks.dtype) if self.found else marks.dtype
         for label in np.unique(marks).tolist():
             self.found[label] = self.found.get(label, False) or trained
@@ -295,9 +304,11 @@ class _Labels:
             check_labels(self.all(), key="data.target", name=self.name)
 
     def all(self) -> np.ndarray:
+        """Return all labels in sorted order."""
         return np.array(sorted(self.found), dtype=self.kind)
 
     def trained(self) -> np.ndarray:
+        """Return the labels that occur among the rows that are trained on, unsorted."""
         return np.array([label for label, trained in self.found.items() if trained], self.kind)
 
 

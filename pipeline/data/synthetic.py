@@ -152,6 +152,7 @@ def moons(stream: Stream, *, n: Pair, n_val: Natural, n_test: Count, noise: NonN
 
 
 def _check_range(low: float, high: float) -> None:
+    """Raise `ConfigError` unless ``data.high`` is above ``data.low`` by a finite number."""
     if not 0 < high - low < np.inf:
         raise ConfigError("data.low", low, f"must be below data.high={high}, and not infinitely")
 

@@ -113,6 +113,13 @@ class Npy:
     """
 
     def __init__(self, path: Path, *, block: int) -> None:
+        """Read the header; `block` is the number of rows of a block.
+
+        Raises
+        ------
+        ConfigError
+            If the array is not one of numbers with two axes, stored row by row, or is cut off.
+        """
         try:
             with path.open("rb") as file:
                 shape, fortran, self.dtype = _header(file)
@@ -158,6 +165,7 @@ class Npy:
 
     @functools.cached_property
     def _pages(self) -> mmap.mmap:
+        """The memory map of the whole file, made when it is first asked for."""
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -204,6 +212,15 @@ class _Npz:
     """Arrays by name, each of one column ``(n,)`` or of several ``(n, k)``; one block."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
+        """Read those of the arrays `names` that the archive has.
+
+        Raises
+        ------
+        ValueError
+            If the file is no archive.
+        ConfigError
+            If an array cannot be used, or two have different numbers of rows.
+        """
         self.path = path
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no .npz archive")
@@ -252,6 +269,7 @@ class _Npz:
             )  # fmt: skip
 
     def _read(self, file: Any, name: str) -> np.ndarray:
+        """Return an array of the archive, bytes as text; raise `ConfigError` if it is unusable."""
         try:
             values: np.ndarray = file[name]
         except ValueError as error:

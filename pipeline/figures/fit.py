@@ -67,6 +67,7 @@ def list_residuals(
 
 
 def draw_samples(axes: Axes, dataset: Dataset) -> None:
+    """Draw the training samples of a data set with one feature, at most about `MOST_DOTS`."""
     x, y = dataset.arrays["x_train"], dataset.arrays["y_train"]
     shown = slice(None, None, -(-len(x) // MOST_DOTS))
     count = len(x[shown])
@@ -78,6 +79,7 @@ def draw_samples(axes: Axes, dataset: Dataset) -> None:
 
 
 def draw_fit(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
+    """Draw the learned lines over the training samples, and the line of least squares."""
     draw_samples(axes, dataset)
     x, y = dataset.arrays["x_train"], dataset.arrays["y_train"]
     low, high = float(x.min()), float(x.max())
@@ -105,6 +107,7 @@ def draw_fit(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
 
 
 def draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
+    """Draw the residuals of the test samples, over x where there is one feature, or else over ŷ."""
     residuals = list_residuals(curves, dataset)
     for kind, prediction, residual, style in residuals:
         across = dataset.arrays["x_test"].reshape(-1) if is_planar(dataset) else prediction
@@ -131,6 +134,7 @@ def draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> 
 
 
 def draw_histogram(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
+    """Draw the density of each run's residuals sideways, to stand beside `draw_residuals`."""
     residuals = list_residuals(curves, dataset)
     everything = np.concatenate([residual for _, _, residual, _ in residuals])
     low, high = everything.min(), everything.max()

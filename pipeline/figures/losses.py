@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
+    """Draw each run's loss over its steps, on a log scale, and its validation loss where known."""
     drawn_curves = select_losses(curves)
     kinds = list(dict.fromkeys(record.config["loss"]["name"] for record, _ in drawn_curves))
     ends = []
@@ -82,6 +83,7 @@ def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
 
 
 def draw_validation(axes: Axes, *, curves: Sequence[Curve], score: str) -> None:
+    """Draw one score of the validation samples over the steps, for each run that has it."""
     for record, style in curves:
         validated = read_validation(record, score)
         if validated:

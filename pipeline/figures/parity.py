@@ -191,6 +191,7 @@ def _draw_ulps(axes: Axes, apart: Mapping[str, np.ndarray], *, width: float, hei
 
 
 def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
+    """Draw the distances of the two runs over the steps, and the step of the first finding."""
     # Without the start, which nothing was measured of.
     curves = {
         name: ladder.distances[name][1:] for name in DISTANCE_STYLES if name in ladder.distances
@@ -215,6 +216,7 @@ def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
 
 
 def _draw_reference(axes: Axes, *, pair: Pair, ladder: Ladder, title: str) -> None:
+    """Draw each run's error against the reference in higher precision over the steps."""
     styles = {side: style for side, (_, style) in zip("ab", style_curves(pair), strict=True)}
     for side, values in ladder.errors.items():
         finite = np.isfinite(values)

@@ -40,6 +40,7 @@ def list_paths(
 
 
 def draw_path(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
+    """Draw each run's path of ``(w, b)``, its start and end, and contours of the training loss."""
     paths = list_paths(curves, dataset)
     optimum, truth = find_optimum(curves), read_line(dataset.facts.get("truth"))
     goals = {"least squares": (optimum, "+"), "true values": (truth, "x")}

@@ -189,6 +189,7 @@ def new_figure(
 
 
 def make_heading(record: RunRecord) -> str:
+    """Return the line above a run's figures: label, model, loss, optimizer and learning rate."""
     values = record.config
     optimizer = values["optimizer"]
     parts = [record.label(), values["model"]["name"], values["loss"]["name"]]
@@ -201,6 +202,7 @@ def shorten_title(title: str) -> str:
 
 
 def label_axes(axes: Axes, *, xlabel: str, ylabel: str) -> None:
+    """Label both axes and give them the project's look, without lines at the top and right."""
     axes.set_xlabel(xlabel, fontsize=10)
     axes.set_ylabel(ylabel, fontsize=10)
     axes.tick_params(which="both", labelsize=9)

@@ -141,6 +141,7 @@ def _draw_sensitivity(axes: Axes, *, records: Sequence[RunRecord], key: str, sco
 
 
 def _as_number(text: str) -> float | None:
+    """Return the number that a text is, None where it is no number."""
     try:
         return float(text)
     except ValueError:

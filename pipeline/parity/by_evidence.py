@@ -72,6 +72,7 @@ def judge_by_evidence(
 
 
 def _tell_place(name: str, quantity: Quantity, step: int) -> str:
+    """Return a quantity in words, with its step except in the rungs forward and evaluation."""
     at_step = "" if name in ("forward", "evaluation") else f" at step {step}"
     kind = {"loss": "loss", "gradient": "gradient of ", "activation": "activation "}
     return (
@@ -181,6 +182,7 @@ def _passed(
     accepted: frozenset[str],
     common: Mapping[str, Any],
 ) -> Rung:
+    """Return the PASS of a rung: by bits, or by the test that came closest to its bound."""
     if same_bits and not accepted:
         return Rung(verdict="PASS", by="bits", why="the same bits", **{**common, "source": "bits"})
     judged = [t for t in tests if t.test != "replay" and len(t.steps)]

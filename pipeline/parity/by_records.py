@@ -48,6 +48,17 @@ def judge_other_rates(
     first: int,
     row: int,
 ) -> Judged:
+    """Return the FAIL of a rung whose recorded rates differ, or its PASS where that is accepted.
+
+    Parameters
+    ----------
+    name
+        The rung's.
+    sides
+        The rates of both runs, one for each step.
+    first, row
+        The step of row 0, and the first row where the rates differ.
+    """
     one, other = sides
     place = describe_place(one[row], other[row])
     far = relative(abs(float(one[row]) - float(other[row])), abs(float(one[row])))

@@ -34,6 +34,7 @@ def judge_data(pair: Compared) -> Judged:
 def _compare_batches(
     pair: Compared, one: dict[str, np.ndarray], other: dict[str, np.ndarray]
 ) -> Judged:
+    """Compare the batches of both runs by their fingerprints: samples, order and splits."""
     steps = [_steps(pair, side, order) for side, order in (("a", one), ("b", other))]
     inside = [step <= pair.steps for step in steps]
     one, other = (
@@ -173,6 +174,7 @@ def _tell_dropped(
     batch: int,
     step: int,
 ) -> str:
+    """Say how many batches each run has in an epoch, and which one the run `short` lacks."""
     return (
         f"epoch {epoch} has {counts['a']} batches in {pair.label('a')} and {counts['b']} in "
         f"{pair.label('b')}: {pair.label(short)} lacks the batch of "
@@ -222,15 +224,18 @@ def explain_lengths(pair: Compared) -> str:
 
 
 def _unexplained(pair: Compared, side: str, made: int, asked: int) -> str:
+    """Say that a run made other than the asked number of steps for no recorded reason."""
     label = pair.label(side)
     return f"{label} made {made} of {asked} steps, and nothing in its record says why"
 
 
 def _abstain(why: str) -> Judged:
+    """Return the ABSTAIN of the rung, and why."""
     return Judged(rung=Rung(name="data", verdict="ABSTAIN", why=why))
 
 
 def _fail(pair: Compared, phase: str, step: int | None, why: str, tensor: str) -> Judged:
+    """Return the FAIL of the rung with its finding, or its PASS where that is accepted."""
     rung = Rung(name="data", verdict="FAIL", kind="data", tensor=tensor, step=step, why=why)
     finding = Finding(kind="data", rung="data", phase=phase, step=step, tensor=tensor, detail=why)
     return accept_or_fail(pair, Judged(rung=rung, findings=(finding,)), {phase, tensor})

@@ -198,6 +198,7 @@ def _special(
 
 
 def _same(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Whether numbers have the same bits, each; in extended precision all NaNs count as equal."""
     if p.dtype.itemsize > 8:  # the padding of an extended number is nobody's
         return (p == q) & (np.signbit(p) == np.signbit(q)) | (np.isnan(p) & np.isnan(q))
     same: np.ndarray = p.view(f"u{p.dtype.itemsize}") == q.view(f"u{q.dtype.itemsize}")

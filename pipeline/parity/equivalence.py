@@ -103,6 +103,7 @@ class Equivalence:
         return "; ".join([self._interval(), *self._without_score()])
 
     def _interval(self) -> str:
+        """Return the outcome with the mean difference, its interval and the margin, in words."""
         pairs = f"{self.n} pair{'s' * (self.n != 1)}"
         if self.n < FEWEST:
             return f"too few seeds: {pairs}, {FEWEST} are needed"
@@ -117,6 +118,7 @@ class Equivalence:
         return f"{self.outcome}: difference {mean}, {interval}, margin ±{self.margin:g}, {pairs}"
 
     def _without_score(self) -> list[str]:
+        """Return, in words, which seeds diverged and which have no pair."""
         parts = [
             f"{name} alone diverged at {_seeds(count)}"
             for name, count in zip((self.a, self.b), self.diverged, strict=True)
@@ -142,10 +144,12 @@ class Equivalence:
 
 
 def _seeds(count: int) -> str:
+    """Return a number of seeds in words."""
     return f"{count} seed{'s' * (count != 1)}"
 
 
 def _plain(number: float) -> float | str:
+    """Return a number as JSON can hold it: one that is not finite as text."""
     return number if math.isfinite(number) else str(number)
 
 
@@ -229,6 +233,7 @@ def _mean(d: np.ndarray) -> float:
 
 
 def _student(d: np.ndarray, *, alpha: float) -> tuple[float, float]:
+    """Return Student's interval of the mean of `d`, at level ``1 − 2·alpha``."""
     from scipy import stats  # not at the top: a second that only sweeps over seeds need
 
     reach = float(stats.t.ppf(1 - alpha, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)))

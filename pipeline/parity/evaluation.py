@@ -81,6 +81,7 @@ def _find_other_scoring(pair: Compared) -> str:
 
 
 def _has_diverged(record: RunRecord) -> bool:
+    """Whether the last loss of a run is not finite."""
     return not np.isfinite(record.arrays["loss"][-1])
 
 
@@ -164,6 +165,7 @@ def _find_moved_end(record: RunRecord) -> str:
 
 
 def _check_best_weights(record: RunRecord, step: int) -> str:
+    """Say which best weight is not what was recorded at its step; empty where there is none."""
     rows, best = record.named("param"), record.named("best")
     for name, values in best.items():
         if name in rows and len(rows[name]) > step and not are_same_bits(rows[name][step], values):
@@ -172,6 +174,7 @@ def _check_best_weights(record: RunRecord, step: int) -> str:
 
 
 def _tell_scores(pair: Compared) -> str:
+    """Return the scores that both runs have, in words."""
     one, other = (record.about.get("scores", {}) for record in (pair.a, pair.b))
     return ", ".join(f"{k} {one[k]:.6g} and {v:.6g}" for k, v in other.items() if k in one)
 

@@ -86,6 +86,7 @@ class Evidence:
     """
 
     def __init__(self, record: RunRecord) -> None:
+        """Wrap a record of measurements, whose facts and arrays are shared and not copied."""
         self.about: dict[str, Any] = record.about
         self.arrays: dict[str, np.ndarray] = record.arrays
         self._opinions: dict[Suspect, dict[str, Any]] = {}

@@ -81,6 +81,7 @@ def tell_speed(pair: Compared) -> str:
 
 
 def _shown(value: Any) -> str:
+    """Return a setting as text, booleans as YAML writes them."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -95,6 +96,7 @@ def _tell_lost_gradients(pair: Compared) -> list[str]:
 
 
 def _tell_leaks(pair: Compared) -> list[str]:
+    """Return a note for each run whose float64 step used narrower floating types."""
     assert pair.evidence is not None
     narrow = {"float16", "half", "bfloat16", "float32", "float8_e4m3fn", "float8_e5m2"}
     notes = []
@@ -130,6 +132,7 @@ def _tell_coarse(pair: Compared) -> list[str]:
 
 
 def _tell_diverged(pair: Compared) -> list[str]:
+    """Return a note on the first step at which both runs diverge from equal states, if any."""
     assert pair.evidence is not None
     first: int | None = None
     for quantity in pair.shared(*PHASES):

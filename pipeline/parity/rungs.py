@@ -179,6 +179,7 @@ def _with_free_steps(pair: Compared, judged: Judged) -> Judged:
 def _rows(
     pair: Compared, *kinds: str, start: int = 0, stop: int
 ) -> dict[Quantity, tuple[np.ndarray, np.ndarray]]:
+    """Return both runs' rows from `start` to `stop` of each shared quantity of some kinds."""
     part = slice(start, stop)
     return {q: (pair.left[q][part], pair.right[q][part]) for q in pair.shared(*kinds)}
 

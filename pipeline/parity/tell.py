@@ -96,10 +96,12 @@ def tell_finding(finding: Finding, ladder: Ladder) -> str:
 
 
 def _at(finding: Finding) -> str:
+    """Return the step of a finding in words, empty where it has none."""
     return "" if finding.step is None else f" at step {finding.step}"
 
 
 def _place(finding: Finding) -> str:
+    """Return where a finding is: rung, step, tensor, and the index inside it."""
     inside = f"[{', '.join(map(str, finding.index))}]" if finding.index else ""
     return f"{finding.rung}{_at(finding)}: {finding.tensor}{inside}"
 

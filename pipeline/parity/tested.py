@@ -74,6 +74,11 @@ def run_tests(pair: Compared, quantity: Quantity, *, steps: np.ndarray) -> list[
 def _of_source(
     evidence: Evidence, quantity: Quantity, source: str, steps: np.ndarray, *, narrow: bool
 ) -> Iterator[Tested]:
+    """Yield the tests of a quantity from one source's states: meaning, precision and finite.
+
+    The test of precision is only for runs in float32 (`narrow`), that of finite only where a row is
+    finite on one side alone.
+    """
     m = evidence.measured(quantity, source)
     n = evidence.terms(quantity)
     usable = ~m.diverged[:, None]
@@ -94,6 +99,7 @@ def _of_source(
 def _replayed(
     pair: Compared, evidence: Evidence, quantity: Quantity, side: str, steps: np.ndarray
 ) -> Tested | None:
+    """Return the test of a run's record against its own step done again; None if not measured."""
     apart = evidence.replay(quantity, side)
     if apart is None or side not in evidence.sources(quantity):
         return None
@@ -109,6 +115,7 @@ def _replayed(
 def _tested(
     test: str, side: str, apart: np.ndarray, bound: np.ndarray, usable: np.ndarray, **common
 ) -> Tested:
+    """Return a test; rows outside `usable` have distance 0."""
     apart = np.where(usable, apart, 0.0)
     return Tested(
         test=test,

@@ -194,6 +194,7 @@ class Ladder:
 
 
 def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: numbers that are not finite and all keys become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -111,6 +111,7 @@ def go_on(side: ProbedSide, stepper: Stepper, start: Start) -> Arrays:
 
 
 def _make_steppers(sides: Mapping[str, ProbedSide]) -> dict[tuple[str, str], Stepper]:
+    """Return each side's stepper in both precisions, by side and precision."""
     return {
         (name, dtype): side.stepper(dtype)
         for name, side in sides.items() for dtype in (NARROW, WIDE)
@@ -118,6 +119,7 @@ def _make_steppers(sides: Mapping[str, ProbedSide]) -> dict[tuple[str, str], Ste
 
 
 def _chunks(side: ProbedSide, steps: int) -> Iterator[range]:
+    """Yield ranges of the steps from 1 on, each of as many as `_BYTES` holds, 256 at most."""
     size = sum(values.size for values in side.first.values())
     rows = max(1, min(256, _BYTES // (48 * size * (2 + len(side.job.update.slots)))))
     for first in range(1, steps + 1, rows):
@@ -151,6 +153,7 @@ def _run_all(
 
 
 def _run(side: ProbedSide, dtype: str, stepper: Stepper, starts: Sequence[Start]) -> Arrays:
+    """Return what one update from each start gives in one precision, one row for each start."""
     side.configure(dtype)
     gc.freeze()  # what is kept makes the collector run; it need not look at the whole framework
     try:
@@ -189,6 +192,7 @@ def _measure(
     outcomes: Outcomes,
     out_of_range: np.ndarray | None,
 ) -> None:
+    """Put into the evidence what the steps of a chunk, made from one source's states, measure."""
     native = sides[source].dtype
     measured: dict[Quantity, dict[str, np.ndarray]] = {}
     for key in outcomes["a", WIDE]:

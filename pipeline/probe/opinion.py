@@ -118,6 +118,7 @@ class _Redo:
         return np.asarray(outcome[key])
 
     def _activation(self, quantity: Quantity, start: Start) -> np.ndarray:
+        """Return an activation of the first batch at a start, in training mode."""
         model = self.side.filled(self.dtype, start.values)
         masks = self.side.masks(1, [len(start.parts[0][0])])
         x = start.parts[0][0]

@@ -54,6 +54,7 @@ def measure_reference(sides: Mapping[str, ProbedSide]) -> tuple[str, Arrays]:
 
 
 def _seconds(record: RunRecord) -> float:
+    """Return how many seconds a run trained, 0 where it is not recorded."""
     return float(record.about.get("time", {}).get("train_s", 0.0))
 
 
@@ -98,6 +99,7 @@ def compare_precisions(sides: Mapping[str, ProbedSide]) -> dict[str, Any]:
 
 
 def _largest_distance(records: Sequence[RunRecord]) -> float:
+    """Return the largest relative distance of two runs' parameters over the steps."""
     one, other = (record.named("param") for record in records)
     n = min(len(rows) for side in (one, other) for rows in side.values())
     rows = [distance.rows(one[k][:n], other[k][:n]) for k in one]

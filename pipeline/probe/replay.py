@@ -65,12 +65,14 @@ def find_first_miss(side: ProbedSide, evidence: Evidence, name: str) -> dict[str
 
 
 def _step(evidence: Evidence, quantity: Quantity, row: int) -> int:
+    """Return the step of a row: of scores from the list of scored steps, else ``row + 1``."""
     if quantity.kind == "score" or quantity.name == "validation":
         return int(evidence.about["scored"][row])
     return row + 1
 
 
 def _order(miss: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the sorting key of a miss: activations, then by step and phase, then the scores."""
     kind = miss["quantity"][0]
     if kind == "activation":
         return 0, 0
@@ -82,6 +84,7 @@ def _order(miss: Mapping[str, Any]) -> tuple[int, int]:
 def _explain(
     side: ProbedSide, evidence: Evidence, name: str, miss: dict[str, Any], rerun: Rerun
 ) -> dict[str, Any]:
+    """Return a miss with its kind, ``draws``, ``state`` or else ``stale``, and its text."""
     quantity, step = Quantity(*miss["quantity"]), miss["step"]
     label = side.record.label()
     where = f"{quantity.key} at step {step}" if quantity.kind in PHASES else quantity.key
@@ -136,6 +139,7 @@ def note_draws(sides: Mapping[str, ProbedSide], evidence: Evidence) -> bool:
 
 
 def _tell_draws(side: ProbedSide, draws: str) -> str:
+    """Say that a run draws by itself, and by which operations."""
     label = side.record.label()
     return f"{label} does not repeat itself: made twice it gives two results; it draws by {draws}"
 
@@ -165,6 +169,7 @@ def _draws_shown(side: ProbedSide) -> str | None:
 
 
 def _draws_of(side: ProbedSide, call: Callable[[], Arrays]) -> str | None:
+    """Return the operations by which a call draws, None where two calls agree to 30 roundings."""
     results: list[Arrays] = []
     draws = side.backend.observe(lambda: results.append(call())).draws
     if not draws:

@@ -218,6 +218,7 @@ class _Cuts:
     """The batches of a run's updates as its backend cuts them, fastest when asked for in order."""
 
     def __init__(self, side: ProbedSide) -> None:
+        """Begin before the first update of the job of `side`."""
         self._side = side
         self._always: list[list[Part]] | None = None
         self._epoch, self._before, self._length = 0, 0, 0
@@ -226,6 +227,7 @@ class _Cuts:
         self._rest: Iterator[list[Part]] = iter(())
 
     def _cut(self, epoch: int) -> Iterator[list[Part]]:
+        """Yield the batches of each update of an epoch, as the backend of the side cuts them."""
         side, settings = self._side, self._side.job.settings
         device = side.device
         return side.backend.cut(
@@ -234,6 +236,7 @@ class _Cuts:
         )  # fmt: skip
 
     def at(self, k: int) -> list[Part]:
+        """Return the batches of update `k`, counted from 1 over all epochs."""
         if self._side.job.batches.fixed:
             if self._always is None:
                 self._always = list(self._cut(1))
@@ -253,6 +256,7 @@ class _Cuts:
         return self._held
 
     def _begin(self, epoch: int, before: int) -> None:
+        """Begin an epoch that has `before` updates before it."""
         self._epoch, self._before, self._next = epoch, before, before + 1
         self._rest = self._cut(epoch)
 
@@ -261,6 +265,7 @@ class Cast:
     """Batches in another precision, of the very numbers that the run saw."""
 
     def __init__(self, batches: Batches | StreamedBatches, dtype: str) -> None:
+        """Wrap batches to be read in `dtype`."""
         self.size, self.group, self.fixed = batches.size, batches.group, batches.fixed
         self.count, self._batches, self._dtype = batches.count, batches, dtype
 

@@ -144,14 +144,17 @@ def digest_index(index: Mapping[str, Any]) -> str:
 
 
 def _rows_name(epoch: int) -> str:
+    """Return the name of the file with the rows of a record that were written after an epoch."""
     return f"rows-{epoch:08d}.safetensors"
 
 
 def _state_name(epoch: int) -> str:
+    """Return the name of the file with the state after an epoch."""
     return f"state-{epoch:08d}.safetensors"
 
 
 def _unreadable(folder: Path, error: object) -> ValueError:
+    """Return the error that says why a folder holds no readable checkpoint, in one line."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ValueError(f"{folder} holds no readable checkpoint ({reason})")
 
@@ -217,6 +220,13 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _read(path: Path, digest: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, extended precision included.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, or its SHA-256 is not `digest`.
+    """
     from safetensors.numpy import load as unpacked
 
     if not path.is_file() or storage.file_digest(path) != digest:

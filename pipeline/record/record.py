@@ -185,4 +185,5 @@ def _lies_in(array: np.ndarray, path: Path) -> bool:
 
 
 def _write(file: BinaryIO, *, array: np.ndarray) -> None:
+    """Write an array as .npy; one of Python objects is refused with a ValueError."""
     np.save(file, array, allow_pickle=False)

@@ -19,6 +19,7 @@ class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite; carries the step and its learning rate."""
 
     def __init__(self, step: int, lr: float, loss: float) -> None:
+        """Say which `loss` ended training, at which step (from 1) and learning rate `lr`."""
         super().__init__(f"the loss became {loss} at step {step} (learning rate {lr:g})")
         self.step = step
         self.lr = lr

@@ -80,6 +80,7 @@ def describe_sweep(
 
 
 def _list_items(lines: Sequence[str]) -> str:
+    """Return lines as a Markdown list, long ones cut and at most `MOST_LINES` of them."""
     shown = [line if len(line) < 300 else f"{line[:299]}…" for line in lines[:MOST_LINES]]
     more = [f"- … and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
     return "\n".join([*shown, *more])

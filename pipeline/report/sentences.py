@@ -118,6 +118,7 @@ def _nearer(labels: Mapping[str, str], ends: Mapping[str, Sequence[float]]) -> s
 
 
 def _checked(checked: Mapping[str, Any]) -> str:
+    """Return the outcome of a check of gradients in words, for the end of a sentence."""
     if "why" in checked:
         return f"not checked, {checked['why']}"
     text = f"at most {checked['largest']:.2g} from central differences"

@@ -120,6 +120,7 @@ def _stand_in(run: RunRecord) -> RunRecord:
 
 
 def tabulate_gaps(gaps: Sequence[distance.Gap], record: RunRecord) -> Table:
+    """Return a table of how far apart two runs' parameters were, the worst if there are many."""
     header = [
         "parameter", "shape", "first difference", "max |a − b|", "max relative", "max ulps",
         "at step",
@@ -159,6 +160,7 @@ def tabulate_ladder(ladder: Ladder) -> Table:
 
 
 def _rung(rung: Rung) -> list[str]:
+    """Return a rung as a row of the ladder's table."""
     measured = ["" if value is None else f"{value:.2g}" for value in (rung.distance, rung.bound)]
     step = "" if rung.step is None else str(rung.step)
     bare = rung.source == rung.by or (rung.verdict == "ABSTAIN" and rung.bound is None)
@@ -168,6 +170,7 @@ def _rung(rung: Rung) -> list[str]:
 
 
 def read_facts(record: RunRecord) -> Mapping[str, Any]:
+    """Return what is known of a record's data set, such as its true values; empty if nothing is."""
     facts: Mapping[str, Any] = record.about.get("data", {}).get("facts", {})
     return facts
 
@@ -199,12 +202,14 @@ def as_exact(value: Any) -> str:
 
 
 def _apart(value: Any, goal: Any) -> str:
+    """Write the distance of a value from its goal; `MISSING` where one of them is None."""
     if value is None or goal is None:
         return MISSING
     return as_number(abs(float(value) - float(goal)), ".3g")
 
 
 def as_number(value: Any, form: str) -> str:
+    """Write a number in a format such as ``.3g``; `MISSING` for None."""
     return MISSING if value is None else format(float(value), form)
 
 

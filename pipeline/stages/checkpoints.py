@@ -29,6 +29,7 @@ class Checkpoints:
     """
 
     def __init__(self, job: Job) -> None:
+        """Take the folder from the job's identity and the interval from its settings."""
         self.identity = job.identity
         self.folder = checkpoint.HOME / job.identity.key()
         self.every = job.settings.train.checkpoint

@@ -264,6 +264,7 @@ def has_ended(record: RunRecord) -> bool:
 
 
 def _but_backend(record: RunRecord) -> tuple[str, str]:
+    """Return what a run shares with its twins: everything that decides numbers but the backend."""
     return identity.pair_key(record.config, record.about["data"]["digest"])
 
 

@@ -46,6 +46,7 @@ def needs_own_process(settings: Config) -> bool:
 
 
 def _once_only(settings: Config) -> tuple[Any, ...]:
+    """Return the settings that cannot change once the backend has run in a process."""
     words = backends.traits(settings.backend.name)["ONCE"]
     return tuple(getattr(settings.backend, word) for word in words)
 
@@ -349,5 +350,6 @@ def read_commit() -> str:
 
 
 def _requirements(backend: str, versions: Mapping[str, str]) -> list[str]:
+    """Return what a logged model needs, as ``name==version`` without local version labels."""
     names = (backend, "keras", "numpy")
     return [f"{name}=={versions[name].split('+')[0]}" for name in names if name in versions]

@@ -144,6 +144,7 @@ def train(
 
 
 def _summarize(trace: Trace, validation: Validation, *, seconds: np.ndarray) -> dict[str, Any]:
+    """Return what a record says of its training: times, lacking gradients, and the best scores."""
     about: dict[str, Any] = {"time": timing(seconds)}
     if trace.without_gradient:
         about["without_gradient"] = list(trace.without_gradient)
@@ -203,10 +204,12 @@ class Validation:
 
 
 def _in_order(values: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return those of the values that have one of the names, in the order of the names."""
     return {name: values[name] for name in names if name in values}
 
 
 def _prefix(kind: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return values as arrays named ``<kind>/<name>``."""
     return {f"{kind}/{name}": np.asarray(value) for name, value in values.items()}
 
 

@@ -102,6 +102,7 @@ def read_settings(config: DictConfig) -> Config:
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
+    """Return a copy of a config without Hydra's own settings."""
     copy = config.copy()
     OmegaConf.set_readonly(copy, False)
     OmegaConf.set_struct(copy, False)

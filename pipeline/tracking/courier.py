@@ -66,6 +66,7 @@ class Courier:
         return True
 
     def _loop(self) -> None:
+        """Deliver all journals again and again, at their shortest interval or when asked."""
         while True:
             with self._changed:
                 soon = 1.0 if any(j.away for j in self._journals) else 3600.0
@@ -77,6 +78,7 @@ class Courier:
                 self._serve(journal)
 
     def _serve(self, journal: Journal) -> None:
+        """Deliver one journal, and note whether the store answered."""
         try:
             journal.deliver()
             failure = None

@@ -78,6 +78,19 @@ class Journal:
     def __init__(
         self, place: Spool, *, mark: str, pace: Pace, retry: bool = False, root: Path | None = None
     ) -> None:
+        """Begin with nothing delivered by this process.
+
+        Parameters
+        ----------
+        place
+            The spool.
+        mark
+            The run's, which its heartbeat repeats; empty where it is damaged.
+        pace
+            How often it is delivered.
+        retry
+            Whether the run may be in the store already, from an earlier attempt to create it.
+        """
         self.spool = place
         self.mark = mark
         self.pace = pace
@@ -118,6 +131,7 @@ class Journal:
             raise
 
     def _deliver_rest(self, client: MlflowClient) -> None:
+        """Deliver every message that waits, in order; after the run's end, remove the spool."""
         messages = list(self.spool.messages())
         for batch, end in split_batches((m, end) for m, end in messages if is_message(m)):
             if "end" in batch:  # after which the store calls nobody's attention to it any more
@@ -181,6 +195,7 @@ class Journal:
             self.spool.set_aside(batch, describe_error(error))
 
     def _note_refusal(self, error: Exception) -> None:
+        """Note what the store refused; of several refusals the first one's text."""
         self.error, self.cause = self.error or describe_error(error), error
 
     def _send_heartbeat(self, client: MlflowClient) -> None:
@@ -201,6 +216,7 @@ class Journal:
 
 
 def _describe_loss() -> str:
+    """Say that the store does not hold the run any more, and what was kept."""
     uri = redact(mlflow.get_tracking_uri())
     return f"the tracking store {uri} does not hold the run any more; {KEPT}"
 
@@ -212,6 +228,7 @@ def _check_inside(batch: Message, *, folder: Path, root: Path | None) -> None:
 
 
 def _lies_inside(path: Path, root: Path | None) -> bool:
+    """Whether a path, with links followed, lies in a folder; any does where that is None."""
     return root is None or path.resolve().is_relative_to(root.resolve())
 
 
@@ -264,6 +281,7 @@ def is_message(message: Message) -> bool:
 
 
 def _is_row(row: Any) -> bool:
+    """Whether a row of a message is a metric: key, value, time in milliseconds, step."""
     match row:
         case [str(), int() | float(), int(), int()]:
             return True

@@ -62,6 +62,7 @@ def recover_runs(*, stale: float) -> list[str]:
 
 
 def _list_running() -> list[Any]:
+    """Return the runs that the store has as running and that have a mark in their heartbeat."""
     client = MlflowClient()
     experiments = [e.experiment_id for e in client.search_experiments(max_results=1000)]
     condition = f"attributes.status = 'RUNNING' and tags.{HEARTBEAT} LIKE '%mark%'"
@@ -166,6 +167,7 @@ def belongs_here(folder: Path) -> bool:
 
 
 def _mark_of(folder: Path) -> str | None:
+    """Return the mark of the run of a spool, None where its first message is damaged."""
     return (spool.read_creation(folder) or {}).get("mark")
 
 

@@ -75,6 +75,10 @@ class Run:
     def __init__(
         self, run_id: str = "", *, parent: str | None = None, journal: Journal | None = None
     ) -> None:
+        """Begin now; `run_id` is the id of a run that the store has, for use without a `journal`.
+
+        `parent` is the id of the sweep's run, None for a run by itself.
+        """
         self.parent = parent
         self._id = run_id
         self._journal = journal
@@ -92,6 +96,7 @@ class Run:
         return self._journal.spool.run or f"{PENDING}{self._journal.mark}"
 
     def _put(self, *messages: Message) -> None:
+        """Append messages to the journal; without one, send them to the store now."""
         if self._journal is not None:
             self._journal.spool.append(*messages)
             return
@@ -133,6 +138,7 @@ class Run:
         return follow
 
     def _flush(self) -> None:
+        """Put the metrics that are buffered, and remember at which steps each was told."""
         rows, self._buffer = self._buffer, []
         self._flushed = time.monotonic()
         self._put(*_rows(rows))
@@ -452,6 +458,7 @@ def link_run(parent: str, run: str, *, job: int, name: str) -> None:
 
 
 def _text(value: Any) -> str:
+    """Return a value as the text of a parameter or tag, without secrets; structures as JSON."""
     if isinstance(value, str):
         return redact(value)
     structured = isinstance(value, dict | list | bool | None)
@@ -459,12 +466,14 @@ def _text(value: Any) -> str:
 
 
 def _parts(values: Mapping[str, str], most: int) -> Iterator[dict[str, str]]:
+    """Yield the values in parts of at most `most`, the most that the store takes at once."""
     items = list(values.items())
     for i in range(0, len(items), most):
         yield dict(items[i : i + most])
 
 
 def _rows(rows: list[list[Any]]) -> Iterator[Message]:
+    """Yield messages with the rows of metrics, as many in each as the store takes at once."""
     for i in range(0, len(rows), BATCH_METRICS):
         yield {"metrics": rows[i : i + BATCH_METRICS]}
 

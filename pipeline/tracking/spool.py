@@ -150,6 +150,7 @@ class Spool:
             self._note().unlink(missing_ok=True)
 
     def _note(self) -> Path:
+        """Return the path of the spool's note in `HOME`, named after its folder."""
         return HOME / f"{uuid.uuid5(uuid.NAMESPACE_URL, str(self.folder)).hex}.path"
 
     def release(self) -> None:
@@ -170,6 +171,7 @@ class Spool:
             self.folder.rmdir()
 
     def _close(self) -> None:
+        """Close the files of the queue and its position."""
         os.close(self._queue)
         if self._position >= 0:
             os.close(self._position)

@@ -15,6 +15,7 @@ from pipeline.data.batches import AnyBatches, cuts
 
 
 def logsumexp(z: np.ndarray) -> np.ndarray:
+    """Return ``log Σ exp z`` over the last axis, kept with length 1, without overflow."""
     top = z.max(axis=-1, keepdims=True)
     return top + np.log(np.exp(z - top).sum(axis=-1, keepdims=True))
 

@@ -114,6 +114,7 @@ def compile_by_keras(
     execution: str,
     xla: bool,
 ) -> None:
+    """Compile a model for `fit`: Keras's loss, a mean over the batch, and Keras's optimizer."""
     model.compile(
         optimizer=rule,
         loss=LOSSES[loss](reduction="sum_over_batch_size", **loss_settings),

@@ -31,20 +31,24 @@ OPS = SimpleNamespace(
 
 
 def name_device(device: str) -> str:
+    """Return TensorFlow's name of a device of the config, ``cpu`` or ``cuda``."""
     return {"cpu": "/CPU:0", "cuda": "/GPU:0"}[device]
 
 
 def to_tensor(array: np.ndarray, like: keras.Variable) -> tf.Tensor:
+    """Return an array as a tensor of the type, and on the device, of another one."""
     return to_tensors([array], like)[0]
 
 
 def to_tensors(arrays: Iterable[np.ndarray], like: keras.Variable) -> list[tf.Tensor]:
+    """Return arrays as tensors of the type, and on the device, of another one."""
     dtype = tf.as_dtype(like.dtype).as_numpy_dtype
     with tf.device((like.value if isinstance(like, keras.Variable) else like).device):
         return [tf.constant(array.astype(dtype, copy=False)) for array in arrays]
 
 
 def to_array(tensor: tf.Tensor) -> np.ndarray:
+    """Return a tensor as a NumPy array in the main memory; it may share the tensor's memory."""
     array: np.ndarray = tensor.numpy()
     return array
 
@@ -81,4 +85,5 @@ def shorten_gradients(gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
 
 
 def stack_rows(tensors: Sequence[tf.Tensor]) -> np.ndarray:
+    """Return values of equal shape, one for each step, as one array with a row a step."""
     return tf.stack(tensors).numpy()

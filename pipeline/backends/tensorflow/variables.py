@@ -49,6 +49,7 @@ def follow_path(model: Any, path: str) -> Any:
 
 
 def load_values(placed: Mapping[str, Variable], values: Mapping[str, np.ndarray]) -> None:
+    """Put neutral arrays into the variables of the model, as the framework holds them."""
     shapes = [tuple(place.tensor.shape) for place in placed.values()]
     for place, value in zip(placed.values(), to_framework(placed, values, shapes), strict=True):
         (tensor,) = to_tensors([value], place.tensor)

@@ -32,14 +32,17 @@ OPS = SimpleNamespace(
 
 
 def to_tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Return an array as a tensor of the type, and on the device, of another one."""
     return torch.as_tensor(array).to(dtype=like.dtype, device=like.device)
 
 
 def to_tensors(arrays: Iterable[np.ndarray], like: torch.Tensor) -> list[torch.Tensor]:
+    """Return arrays as tensors of the type, and on the device, of another one."""
     return [to_tensor(array, like) for array in arrays]
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor as a NumPy array in the main memory; it may share the tensor's memory."""
     array: np.ndarray = tensor.detach().cpu().numpy()
     return array
 
@@ -84,4 +87,5 @@ def shorten_gradients(gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
 
 
 def stack_rows(rows: Sequence[Any]) -> np.ndarray:
+    """Return values of equal shape, one for each step, as one array with a row a step."""
     return np.array(rows) if isinstance(rows[0], np.ndarray) else torch.stack(rows).cpu().numpy()

@@ -28,6 +28,7 @@ def find_variables(model: nn.Module, twin: Side) -> dict[str, Variable]:
 
 
 def load_values(placed: Mapping[str, Variable], values: Mapping[str, np.ndarray]) -> None:
+    """Put neutral arrays into the variables of the model, as the framework holds them."""
     shapes = [tuple(place.tensor.shape) for place in placed.values()]
     with torch.no_grad():
         for place, value in zip(placed.values(), to_framework(placed, values, shapes), strict=True):

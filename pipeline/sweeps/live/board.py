@@ -32,6 +32,7 @@ class Board:
     """
 
     def __init__(self, folder: Path, *, title: str, total: int) -> None:
+        """Show the jobs from now on: a table headed `title` on a terminal, or else lines."""
         self._folder = folder
         self._title = title
         self._total = total
@@ -53,6 +54,7 @@ class Board:
         return self._screen is not None
 
     def _loop(self) -> None:
+        """Show what is new every `PAUSE` seconds until `close`; the work of the thread."""
         with contextlib.suppress(OSError):  # the terminal is gone
             while not self._ended.wait(PAUSE):
                 self._look()
@@ -64,6 +66,7 @@ class Board:
                 self._look()
 
     def _look(self) -> None:
+        """Read the jobs' files; draw the table, or print a line for what is new."""
         with self._looking:
             read_states(self._folder, self._states)
             for line, failed in self._news():
@@ -76,6 +79,7 @@ class Board:
                 self._screen.draw(self._table)
 
     def _table(self, lines: int) -> RenderableType:
+        """Return the table for a terminal of so many lines."""
         about = {"title": self._title, "total": self._total, "now": time.time()}
         return make_table(self._states, **about, rows=lines - _AROUND)  # type: ignore[arg-type]
 

@@ -31,6 +31,7 @@ class Job:
     """
 
     def __init__(self, folder: Path, *, number: int, name: str, lines: bool) -> None:
+        """Describe a job by its `number` and `name` in the sweep; nothing is written yet."""
         self._file = folder / f"{number}.json"
         self._lines = lines
         self._about: dict[str, Any] = {
@@ -39,6 +40,7 @@ class Job:
         }  # fmt: skip
 
     def _tell(self, **news: Any) -> None:
+        """Write the job's file anew with the news in it; an error of the disk is ignored."""
         self._about |= news
         with contextlib.suppress(OSError):  # a full disk is told of by what matters
             self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,7 @@ class Screen:
         self._live.update(make_table(self._console.height), refresh=True)
 
     def _above(self, *, rest: bool = False) -> None:
+        """Print above the table what was written since; with `rest` an unfinished line, too."""
         size = os.fstat(self._aside).st_size - self._read
         if size > 0:
             data = os.pread(self._aside, size, self._read)

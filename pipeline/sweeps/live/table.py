@@ -45,6 +45,7 @@ def _read_state(path: Path, number: int, states: dict[int, State]) -> None:
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

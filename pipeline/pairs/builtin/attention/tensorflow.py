@@ -29,6 +29,17 @@ class Attention(keras.Model):
         norm_epsilon: float,
         **kwargs,
     ) -> None:
+        """Make the block for samples of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        width, hidden
+            Values of an embedded row, and units of the feed-forward part.
+        heads
+            Heads of the attention, which divide `width`.
+        norm_epsilon
+            What a layer norm adds to the variance.
+        """
         super().__init__(**kwargs)
         self.settings = {
             "inputs": list(inputs), "outputs": outputs, "width": width, "heads": heads,
@@ -50,6 +61,7 @@ class Attention(keras.Model):
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, times, features)``."""
         x = seen("embed", self.embed(x) + self.positions)
         x = seen("norm1", self.norm1(x + seen("attend", self.attend(x))))
         up = seen("up", self.up(x))
@@ -67,6 +79,7 @@ class Attention(keras.Model):
         return self.mix(tf.reshape(mixed, tf.shape(x)))
 
     def get_config(self) -> dict:
+        """Return the arguments of `__init__`, with which Keras makes a saved model again."""
         return {**super().get_config(), **self.settings}
 
 

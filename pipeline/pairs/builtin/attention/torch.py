@@ -25,6 +25,17 @@ class Attention(nn.Module):
         hidden: int,
         norm_epsilon: float,
     ) -> None:
+        """Make the block for samples of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        width, hidden
+            Values of an embedded row, and units of the feed-forward part.
+        heads
+            Heads of the attention, which divide `width`.
+        norm_epsilon
+            What a layer norm adds to the variance.
+        """
         super().__init__()
         self.split = (-1, inputs[0], heads, width // heads)
         self.positions = nn.Parameter(0.1 * torch.randn(inputs[0], width))
@@ -34,6 +45,7 @@ class Attention(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=norm_epsilon, elementwise_affine=True, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, times, features)``."""
         x = seen("embed", self.embed(x) + self.positions)
         x = seen("norm1", self.norm1(x + seen("attend", self.attend(x))))
         up = seen("up", self.up(x))

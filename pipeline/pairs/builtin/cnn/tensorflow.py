@@ -31,6 +31,19 @@ class Cnn(keras.Model):
         norm_decay: float,
         **kwargs,
     ) -> None:
+        """Make the layers for images of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        channels
+            Channels after each block.
+        kernel, padding
+            Side of the kernels; ``same`` or ``valid``.
+        pool
+            ``max`` or ``average``, of 2 by 2 pixels.
+        norm_epsilon, norm_decay
+            What a batch norm adds to the variance, and what running statistics keep of themselves.
+        """
         super().__init__(**kwargs)
         self.settings = {
             "inputs": list(inputs), "outputs": outputs, "channels": list(channels),
@@ -56,6 +69,7 @@ class Cnn(keras.Model):
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of images ``(n, height, width, colours)``."""
         for k, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
             x = seen(f"conv{k}", conv(x))
             x = seen(f"norm{k}", norm(x, training=training))
@@ -63,6 +77,7 @@ class Cnn(keras.Model):
         return self.out(tf.reshape(x, (-1, self.out.kernel.shape[0])))
 
     def get_config(self) -> dict:
+        """Return the arguments of `__init__`, with which Keras makes a saved model again."""
         return {**super().get_config(), **self.settings}
 
 

@@ -30,6 +30,19 @@ class Cnn(nn.Module):
         norm_epsilon: float,
         norm_decay: float,
     ) -> None:
+        """Make the layers for images of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        channels
+            Channels after each block.
+        kernel, padding
+            Side of the kernels; ``same`` or ``valid``.
+        pool
+            ``max`` or ``average``, of 2 by 2 pixels.
+        norm_epsilon, norm_decay
+            What a batch norm adds to the variance, and what running statistics keep of themselves.
+        """
         super().__init__()
         sizes = [inputs[-1], *channels]
         around = kernel - 1 if padding == "same" else 0
@@ -46,6 +59,7 @@ class Cnn(nn.Module):
         self.out = nn.Linear(flat, outputs, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of images ``(n, height, width, colours)``."""
         x = x.permute(NHWC)
         for k, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):
             if self.end:

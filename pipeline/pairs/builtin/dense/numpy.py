@@ -15,16 +15,19 @@ class Dense:
     """
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        """Make the layer for samples of shape `inputs` and targets of `outputs` values."""
         self.p: dict[str, np.ndarray] = {
             "w": np.zeros((inputs[0], outputs)),
             "b": np.zeros(outputs),
         }
 
     def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
+        """Return predictions of shape ``(n, outputs)`` of samples of shape ``(n, features)``."""
         self.x = x
         return x @ self.p["w"] + self.p["b"]
 
     def backward(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the gradients of the last `forward`, given ``d`` of shape ``(n, outputs)``."""
         return {"w": self.x.T @ d, "b": d.sum(axis=0)}
 
 

@@ -24,6 +24,17 @@ class Dynamic(keras.Model):
         tolerance: float,
         **kwargs,
     ) -> None:
+        """Make the layers for samples of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        width
+            Units of the shared layer.
+        most
+            The most times that it is applied.
+        tolerance
+            The relative change of a sample's state below which it has settled.
+        """
         super().__init__(**kwargs)
         self.settings = {
             "inputs": list(inputs), "outputs": outputs, "width": width, "most": most,
@@ -39,6 +50,7 @@ class Dynamic(keras.Model):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, features)``."""
         h, _ = self.settle(x)
         return self.out(seen("settled", h))
 
@@ -60,6 +72,7 @@ class Dynamic(keras.Model):
         return h, applied
 
     def get_config(self) -> dict:
+        """Return the arguments of `__init__`, with which Keras makes a saved model again."""
         return {**super().get_config(), **self.settings}
 
 

@@ -16,6 +16,17 @@ class Dynamic(nn.Module):
     def __init__(
         self, *, inputs: tuple[int, ...], outputs: int, width: int, most: int, tolerance: float
     ) -> None:
+        """Make the layers for samples of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        width
+            Units of the shared layer.
+        most
+            The most times that it is applied.
+        tolerance
+            The relative change of a sample's state below which it has settled.
+        """
         super().__init__()
         self.most, self.tolerance = most, tolerance
         self.first = nn.Linear(inputs[0], width, bias=True)
@@ -23,6 +34,7 @@ class Dynamic(nn.Module):
         self.out = nn.Linear(width, outputs, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, features)``."""
         h, _ = self.settle(x)
         return self.out(seen("settled", h))
 

@@ -14,13 +14,16 @@ class Linear:
     """
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        """Make ``w`` and ``b``; `inputs` is ``(1,)`` and `outputs` 1, the only ones it takes."""
         self.p: dict[str, np.ndarray] = {"w": np.zeros(()), "b": np.zeros(())}
 
     def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
+        """Return the predictions of samples of shape ``(n, 1)``, also of shape ``(n, 1)``."""
         self.x = x
         return x * self.p["w"] + self.p["b"]
 
     def backward(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the gradients of the last `forward`, given ``d`` of shape ``(n, 1)``."""
         return {"w": (self.x * d).sum(), "b": d.sum()}
 
 

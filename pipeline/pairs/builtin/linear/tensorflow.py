@@ -16,6 +16,7 @@ class Linear(keras.Model):
     """
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int, **kwargs) -> None:
+        """Make ``w`` and ``b``; `inputs` is ``(1,)`` and `outputs` 1, the only ones it takes."""
         super().__init__(**kwargs)
         self.settings = {"inputs": list(inputs), "outputs": outputs}
         start = keras.initializers.RandomUniform(-0.1, 0.1)
@@ -24,9 +25,11 @@ class Linear(keras.Model):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the predictions of samples of shape ``(n, 1)``, also of shape ``(n, 1)``."""
         return x * self.w + self.b
 
     def get_config(self) -> dict:
+        """Return the arguments of `__init__`, with which Keras makes a saved model again."""
         return {**super().get_config(), **self.settings}
 
 

@@ -13,11 +13,13 @@ class Linear(nn.Module):
     """
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        """Make ``w`` and ``b``; `inputs` is ``(1,)`` and `outputs` 1, the only ones it takes."""
         super().__init__()
         self.w = nn.Parameter(torch.empty(()).uniform_(-0.1, 0.1))
         self.b = nn.Parameter(torch.empty(()).uniform_(-0.1, 0.1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the predictions of samples of shape ``(n, 1)``, also of shape ``(n, 1)``."""
         return x * self.w + self.b
 
 

@@ -90,6 +90,19 @@ class Mlp:
         norm_decay: float,
         dropout: float,
     ) -> None:
+        """Make the layers for samples of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        widths
+            Units of each hidden layer.
+        activation, norm
+            Names of what follows each linear; `norm` may be ``none``.
+        norm_epsilon, norm_decay
+            What a norm adds to the variance, and what running statistics keep of themselves.
+        dropout
+            The share of units that is dropped; the masks are given to the forward pass.
+        """
         parts = {"none": "", "layer": "scale shift", "batch": "scale shift mean variance"}[norm]
         self.p: dict[str, np.ndarray] = {}
         for k, (before, after) in enumerate(zip([*inputs, *widths], widths, strict=False), start=1):
@@ -104,6 +117,10 @@ class Mlp:
         self.axis = {"batch": 0, "layer": -1, "none": None}[norm]
 
     def forward(self, x: np.ndarray, *masks: np.ndarray, training: bool) -> np.ndarray:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, features)``.
+
+        There is a mask of shape ``(n, width)`` for each hidden layer, or none without dropout.
+        """
         p, self.kept = self.p, []
         for k in range(1, self.depth + 1):
             a, u, s = x, None, None
@@ -137,6 +154,7 @@ class Mlp:
         return mean, variance
 
     def backward(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the gradients of the last `forward`, given ``d`` of shape ``(n, outputs)``."""
         p = self.p
         gradients = {"out.w": self.last.T @ d, "out.b": d.sum(axis=0)}
         d = d @ p["out.w"].T

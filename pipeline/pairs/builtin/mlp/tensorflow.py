@@ -41,6 +41,19 @@ class Mlp(keras.Model):
         dropout: float,
         **kwargs,
     ) -> None:
+        """Make the layers for samples of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        widths
+            Units of each hidden layer.
+        activation, norm
+            Names of what follows each linear; `norm` may be ``none``.
+        norm_epsilon, norm_decay
+            What a norm adds to the variance, and what running statistics keep of themselves.
+        dropout
+            The share of units that is dropped; the masks are given to the forward pass.
+        """
         super().__init__(**kwargs)
         self.settings = {
             "inputs": list(inputs), "outputs": outputs, "widths": list(widths),
@@ -66,6 +79,10 @@ class Mlp(keras.Model):
         self.built = True
 
     def call(self, x: tf.Tensor, *masks: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, features)``.
+
+        There is a mask of shape ``(n, width)`` for each hidden layer, or none without dropout.
+        """
         for k, layer in enumerate(self.hidden, start=1):
             x = seen(f"layer{k}", layer(x))
             if self.norms:
@@ -76,6 +93,7 @@ class Mlp(keras.Model):
         return self.out(x)
 
     def get_config(self) -> dict:
+        """Return the arguments of `__init__`, with which Keras makes a saved model again."""
         return {**super().get_config(), **self.settings}
 
 

@@ -36,6 +36,15 @@ class BatchNorm(nn.Module):
     variance: torch.Tensor
 
     def __init__(self, width: int, *, epsilon: float, decay: float) -> None:
+        """Make the layer for `width` channels.
+
+        Parameters
+        ----------
+        epsilon
+            What is added to the variance.
+        decay
+            What the running statistics keep of themselves at each update.
+        """
         super().__init__()
         self.epsilon, self.decay = epsilon, decay
         self.scale = nn.Parameter(torch.ones(width))
@@ -44,6 +53,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("variance", torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` of shape ``(n, width, ...)`` normalised, in training by the batch itself."""
         if not self.training:
             return nn.functional.batch_norm(
                 x, self.mean, self.variance, self.scale, self.shift,
@@ -75,6 +85,19 @@ class Mlp(nn.Module):
         norm_decay: float,
         dropout: float,
     ) -> None:
+        """Make the layers for samples of shape `inputs` and `outputs` values.
+
+        Parameters
+        ----------
+        widths
+            Units of each hidden layer.
+        activation, norm
+            Names of what follows each linear; `norm` may be ``none``.
+        norm_epsilon, norm_decay
+            What a norm adds to the variance, and what running statistics keep of themselves.
+        dropout
+            The share of units that is dropped; the masks are given to the forward pass.
+        """
         super().__init__()
         sizes = [inputs[0], *widths]
         bias = norm != "batch"
@@ -91,6 +114,10 @@ class Mlp(nn.Module):
         self.out = nn.Linear(sizes[-1], outputs, bias=True)
 
     def forward(self, x: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, features)``.
+
+        There is a mask of shape ``(n, width)`` for each hidden layer, or none without dropout.
+        """
         for k, layer in enumerate(self.hidden, start=1):
             x = seen(f"layer{k}", layer(x))
             if self.norms:

@@ -15,9 +15,11 @@ class Polynomial:
     """
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int, degree: int) -> None:
+        """Make the coefficients; `inputs` is ``(1,)`` and `outputs` 1, the only ones it takes."""
         self.p: dict[str, np.ndarray] = {"c": np.zeros(degree + 1)}
 
     def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
+        """Return the predictions of samples of shape ``(n, 1)``, also of shape ``(n, 1)``."""
         self.x = x
         c = self.p["c"]
         y = c[-1]
@@ -26,6 +28,7 @@ class Polynomial:
         return y
 
     def backward(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the gradients of the last `forward`, given ``d`` of shape ``(n, 1)``."""
         gradient = np.empty_like(self.p["c"])
         for k in range(len(gradient)):
             gradient[k] = d.sum()

@@ -15,6 +15,10 @@ class Rnn(keras.Model):
     def __init__(
         self, *, inputs: tuple[int, ...], outputs: int, cell: str, width: int, **kwargs
     ) -> None:
+        """Make the cell, ``gru`` or ``lstm`` with a state of `width` values, and the last layer.
+
+        Samples have shape `inputs`, ``(times, features)``; each gives `outputs` values.
+        """
         super().__init__(**kwargs)
         self.settings = {"inputs": list(inputs), "outputs": outputs, "cell": cell, "width": width}
         self.cell, self.width = cell, width
@@ -33,6 +37,7 @@ class Rnn(keras.Model):
         return self.add_weight(shape=shape, initializer=start, name=name)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, times, features)``."""
         given = x @ self.kernel + self.bias
         state = tf.zeros_like(given[:, 0, : self.width])
         memory = state
@@ -61,6 +66,7 @@ class Rnn(keras.Model):
         return tf.sigmoid(o) * tf.tanh(memory), memory
 
     def get_config(self) -> dict:
+        """Return the arguments of `__init__`, with which Keras makes a saved model again."""
         return {**super().get_config(), **self.settings}
 
 

@@ -12,6 +12,10 @@ class Rnn(nn.Module):
     """A GRU or LSTM cell, written out, over the rows of a sample; the last state goes out."""
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int, cell: str, width: int) -> None:
+        """Make the cell, ``gru`` or ``lstm`` with a state of `width` values, and the last layer.
+
+        Samples have shape `inputs`, ``(times, features)``; each gives `outputs` values.
+        """
         super().__init__()
         self.cell, self.width = cell, width
         self.kernel = self.draw(inputs[1], GATES[cell] * width)
@@ -28,6 +32,7 @@ class Rnn(nn.Module):
         return nn.Parameter(torch.empty(shape).uniform_(-limit, limit))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return outputs of shape ``(n, outputs)`` of samples of shape ``(n, times, features)``."""
         given = x @ self.kernel + self.bias
         state = torch.zeros_like(given[:, 0, : self.width])
         memory = state

@@ -15,16 +15,19 @@ class Softmax:
     """
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int) -> None:
+        """Make ``w`` and ``b`` for samples of shape `inputs` and `outputs` logits."""
         self.p: dict[str, np.ndarray] = {
             "w": np.zeros((inputs[0], outputs)),
             "b": np.zeros(outputs),
         }
 
     def forward(self, x: np.ndarray, *, training: bool) -> np.ndarray:
+        """Return logits of shape ``(n, outputs)`` of samples of shape ``(n, features)``."""
         self.x = x
         return x @ self.p["w"] + self.p["b"]
 
     def backward(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the gradients of the last `forward`, given ``d`` of shape ``(n, outputs)``."""
         return {"w": self.x.T @ d, "b": d.sum(axis=0)}
 
 

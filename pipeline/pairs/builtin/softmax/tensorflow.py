@@ -11,6 +11,7 @@ class Softmax(keras.Model):
     """The logits ``x·w + b``; both parameters are laid out as the neutral ones."""
 
     def __init__(self, *, inputs: tuple[int, ...], outputs: int, **kwargs) -> None:
+        """Make ``w`` and ``b`` for samples of shape `inputs` and `outputs` logits."""
         super().__init__(**kwargs)
         self.settings = {"inputs": list(inputs), "outputs": outputs}
         self.w = self.add_weight(shape=(inputs[0], outputs), initializer="zeros", name="w")
@@ -18,9 +19,11 @@ class Softmax(keras.Model):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Return logits of shape ``(n, outputs)`` of samples of shape ``(n, features)``."""
         return x @ self.w + self.b
 
     def get_config(self) -> dict:
+        """Return the arguments of `__init__`, with which Keras makes a saved model again."""
         return {**super().get_config(), **self.settings}
 
 
