@@ -266,7 +266,8 @@ def test_a_runs_name_note_and_tags_are_the_users(tmp_path):
     assert query(tmp_path, "select name from runs") == [("mine",)]
     tags = dict(query(tmp_path, "select key, value from tags"))
     assert (tags["team"], tags["a.b"], tags["mlflow.note.content"]) == ("blue", "1", "Why")
-    assert tags["mlflow.user"] and tags["mlflow.source.name"]
+    assert tags["mlflow.user"]
+    assert tags["mlflow.source.name"]
     assert tags["mlflow.source.git.commit"] == tags["git.commit"]
     (kind,) = query(tmp_path, "select value from experiment_tags where key='mlflow.experimentKind'")
     assert kind == ("custom_model_development",)

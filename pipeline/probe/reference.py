@@ -99,12 +99,16 @@ def compare_precisions(sides: Mapping[str, ProbedSide]) -> dict[str, Any]:
 
 
 def _largest_distance(records: Sequence[RunRecord]) -> float:
-    """Return the largest relative distance of two runs' parameters over the steps."""
+    """Return the largest relative distance of two runs' parameters over the steps.
+
+    Where all parameters of both are zero, as a start may be, there is none.
+    """
     one, other = (record.named("param") for record in records)
     n = min(len(rows) for side in (one, other) for rows in side.values())
     rows = [distance.rows(one[k][:n], other[k][:n]) for k in one]
     apart = np.sqrt(np.sum([r.apart**2 for r in rows], axis=0))
-    return float((apart / np.sqrt(np.sum([r.size**2 for r in rows], axis=0))).max())
+    size = np.sqrt(np.sum([r.size**2 for r in rows], axis=0))
+    return float(np.divide(apart, size, out=np.zeros_like(apart), where=size > 0).max())
 
 
 def check_gradients(side: ProbedSide) -> dict[str, Any]:

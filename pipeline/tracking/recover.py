@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +66,19 @@ def recover_runs(*, stale: float) -> list[str]:
 def _list_running() -> list[Any]:
     """Return the runs that the store has as running and that have a mark in their heartbeat."""
     client = MlflowClient()
-    experiments = [e.experiment_id for e in client.search_experiments(max_results=1000)]
+    experiments = [each.experiment_id for each in _list_all(client.search_experiments)]
     condition = f"attributes.status = 'RUNNING' and tags.{HEARTBEAT} LIKE '%mark%'"
-    return list(client.search_runs(experiments, filter_string=condition, max_results=1000))
+    return _list_all(partial(client.search_runs, experiments, filter_string=condition))
+
+
+def _list_all(search: Callable[..., Any]) -> list[Any]:
+    """Return what a search of MLflow's finds, from all of its pages."""
+    page = search(max_results=1000)
+    entries = list(page)
+    while page.token:
+        page = search(max_results=1000, page_token=page.token)
+        entries += page
+    return entries
 
 
 def _close_if_dead(run: Any, *, stale: float) -> str | None:

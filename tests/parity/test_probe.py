@@ -12,7 +12,7 @@ import pytest
 from pipeline.parity.evidence import DRAWS, Evidence, Suspect
 from pipeline.parity.ladder import judge
 from pipeline.parity.quantity import Quantity
-from pipeline.probe import opinion
+from pipeline.probe import opinion, reference
 from pipeline.probe.forced import leave_range, measure_rows, widen_gradients
 from pipeline.record.record import RunRecord
 from pipeline.report.sentences import tell_beside
@@ -321,3 +321,11 @@ def draw_of(monkeypatch, test, *, side, terms):
     drawing = {"a": Jumping(), "b": Jumping()}
     nearest, unavoidable = opinion._draw(sides, evidence, suspect, drawing)
     return nearest, unavoidable, {name: each.calls for name, each in drawing.items()}
+
+
+def test_a_start_of_zeros_on_both_sides_is_at_no_distance():
+    """The pair `softmax` starts so; the largest distance over its steps was NaN."""
+    rows = np.array([[0.0], [1.0], [2.0]])
+    records = [RunRecord(about={}, arrays={"param/w": rows * factor}) for factor in (1.0, 1.5)]
+    assert 0 < reference._largest_distance(records) <= 0.5
+    assert reference._largest_distance([records[0]] * 2) == 0.0
