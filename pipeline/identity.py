@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.config.schema import LATER_FILE
 
 PACKAGE = Path(__file__).parent
 
@@ -24,6 +25,9 @@ _BESIDE = (
 )  # fmt: skip
 _BESIDE_TOO = ("train.checkpoint", "train.log_every")
 _BACKEND = "backend.name"
+# Settings that came later: with the value of what was done before, they are left out of digests, so
+# that a record of the version before is the same.
+_LATER = {f"data.{key}": value for key, value in LATER_FILE.items()}
 # In the order in which they are looked at: of other code, the other digests mean nothing.
 _OTHER = {
     "code.digest": "made by other code",
@@ -163,9 +167,9 @@ def identify(
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that decide numbers, each as the text that stands for its value."""
-    flat = flatten(values)
-    return {key: json.dumps(_exact(v), sort_keys=True) for key, v in flat.items()
-            if decides_numbers(key)}  # fmt: skip
+    exact = {key: _exact(value) for key, value in flatten(values).items() if decides_numbers(key)}
+    return {key: json.dumps(value, sort_keys=True) for key, value in exact.items()
+            if key not in _LATER or value != _LATER[key]}  # fmt: skip
 
 
 def _exact(value: Any) -> Any:

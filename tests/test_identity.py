@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import backends, identity
+from pipeline.config.compose import compose_values
+from pipeline.config.schema import LATER_FILE
 from pipeline.identity import Identity, config_digest, differing_keys, identify, pair_key
-from pipeline.jobs.resolve import resolve
+from pipeline.jobs.resolve import resolve, resolve_recorded
 
 
 def changed(values, key, value):
@@ -236,3 +238,33 @@ def test_what_a_backend_does_to_its_process_makes_no_other_job(tools, backend):
         threads=1, deterministic=True, device="cpu", dtype="float32", seed=0
     )
     assert environment_digest(tools, backend) == before
+
+
+FILE = {"name": "file", "path": "t.csv", "features": ["a"], "target": ["y"]}
+
+
+@pytest.mark.parametrize("key", sorted(LATER_FILE))
+def test_a_setting_that_came_later_is_no_difference_until_it_is_used(key):
+    """A record of the version before lacks it; what it did then is the setting's first value."""
+    old, new = {"data": FILE}, {"data": {**FILE, **LATER_FILE}}
+    assert config_digest(old) == config_digest(new)
+    assert differing_keys(old, new) == []
+    other = changed(new, f"data.{key}", "another")
+    assert config_digest(other) != config_digest(old)
+    assert differing_keys(old, other) == [f"data.{key}"]
+
+
+def test_the_file_has_the_values_of_the_version_before():
+    values = compose_values(["data=file", "data.path=t.csv", "data.features=a", "data.target=y"])
+    assert {key: values["data"][key] for key in LATER_FILE} == LATER_FILE
+
+
+def test_a_recorded_file_of_the_version_before_is_resolved_to_the_same_samples(tmp_path):
+    rows = "".join(f"{i},{i * i}\n" for i in range(20))
+    (tmp_path / "t.csv").write_text(f"a,y\n{rows}")
+    words = ("data=file", f"data.path={tmp_path}/t.csv", "data.features=a", "data.target=y",
+             "backend=numpy", "model=dense")  # fmt: skip
+    now = compose_values(words)
+    old = {key: value for key, value in now["data"].items() if key not in LATER_FILE}
+    job = resolve_recorded({**now, "data": old})
+    assert job.identity == resolve(now).identity

@@ -230,18 +230,22 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     return config
 
 
-# Settings that came after the first version; none of them decides a run's numbers.
+# Settings that came after the first version and decide none of a run's numbers.
 _LATER: dict[str, Any] = {
     "parity": {"precision": "fail", "accept": [], "show": "auto"},
     "tracking": {"run_name": None, "note": None, "tags": {}},
     "terminal": "auto",
 }
 
+# Those of data=file that decide numbers, with what the version before did.
+LATER_FILE: dict[str, Any] = {"separator": ",", "decimal": "."}
+
 
 def complete_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded config with the keys of now, also one that the version before wrote.
 
-    How runs are judged, tracked and told is no part of what was run.
+    How runs are judged, tracked and told is no part of what was run. A setting of the data that it
+    lacks is what was done then.
     """
     completed = dict(values)
     for key, default in _LATER.items():
@@ -252,6 +256,8 @@ def complete_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
         completed[key] = {
             name: group.get(name, default.get(name)) for name in list_fields(GROUPS[key])
         }
+    if completed["data"].get("name") == "file":
+        completed["data"] = {**LATER_FILE, **completed["data"]}
     return completed
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import gzip
+from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,18 @@ import numpy as np
 
 from pipeline.config.types import ConfigError
 from pipeline.data.cells import name_cell, unreadable
+from pipeline.data.memory import measure_memory
 
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+# Marks between columns, what each is called, and the setting that reads it.
+_SEPARATORS = {
+    ";": (
+        "semicolons",
+        """'data.separator=";"' reads it, with 'data.decimal=","' where numbers have commas""",
+    ),
+    "\t": ("tabs", "data.separator=tab reads it"),
+    "|": ("bars", """'data.separator="|"' reads it"""),
+    ",": ("commas", """'data.separator=","' reads it"""),
+}
 
 
 class _Arrow:
@@ -47,80 +59,110 @@ class _Arrow:
 
 
 class Csv(_Arrow):
-    """Comma-separated values with a header; one block, in memory."""
+    """Values with a mark between them, below a header, packed or not; one block, in memory."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        """Read the header, and of the columns `names` those that it names exactly once.
+    def __init__(self, path: Path, *, packed: bool, separator: str, decimal: str) -> None:
+        """Read the header, and look through the text once.
 
         Raises
         ------
         ConfigError
-            If the file is empty, UTF-16 or has no rows, or if a row has too few or too many values.
+            If the file is empty, no UTF-8 or has no rows, or if other marks separate its columns.
         """
         from pyarrow import csv
 
-        self.path = path
-        with path.open("rb") as file:
+        self.path, self._packed = path, packed
+        self._separator, self._decimal = separator, decimal
+        with self._open() as file:
             begin, more = file.read(1 << 20), file.read(1)
         lines = [line for line in begin.splitlines() if line.strip()]
         if not lines:
             raise ConfigError("data.path", path, "is empty; a header of names is needed")
         if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ConfigError("data.path", path, "is UTF-16; save it as UTF-8")
-        _check_text(path, header=lines[0])
+        self._check_text(header=lines[0])
         if len(lines) == 1 and not more:
             raise ConfigError("data.path", path, "has no rows")
+        with self._read(csv.open_csv) as file:
+            self.names = file.schema.names
+
+    def load(self, names: Sequence[str]) -> None:
+        """Read the columns of these names.
+
+        Raises
+        ------
+        ConfigError
+            If a row has too few or too many values.
+        """
+        from pyarrow import csv
+
+        convert = csv.ConvertOptions(include_columns=list(names), decimal_point=self._decimal)
+        self._found = self._read(csv.read_csv, convert_options=convert)
+        self.blocks = [self._found.num_rows]
+
+    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+        """Return the columns of these names."""
+        return [self._plain(self._found[name], name, key=key, first=0) for name in names]
+
+    def _open(self) -> gzip.GzipFile | BufferedReader:
+        """Open the text, unpacked."""
+        return gzip.open(self.path) if self._packed else self.path.open("rb")
+
+    def _read(self, reader: Callable[..., Any], **options: Any) -> Any:
+        """Return what one of Arrow's readers makes of the text; a row that is too long is named."""
+        import pyarrow as pa
+        from pyarrow import csv
+
         ragged: list[Any] = []
 
         def refuse(row: Any) -> str:
             ragged.append(row)
             return "error"
 
-        options = {
-            "read_options": csv.ReadOptions(use_threads=False),
-            "parse_options": csv.ParseOptions(invalid_row_handler=refuse),
-        }
         try:
-            with csv.open_csv(path, **options) as file:
-                self.names = file.schema.names
-            wanted = [name for name in names if self.names.count(name) == 1]
-            convert = csv.ConvertOptions(include_columns=wanted)
-            self._found = csv.read_csv(path, convert_options=convert, **options)
+            return reader(
+                pa.input_stream(str(self.path), compression="gzip" if self._packed else None),
+                read_options=csv.ReadOptions(use_threads=False),
+                parse_options=csv.ParseOptions(
+                    delimiter=self._separator, invalid_row_handler=refuse
+                ),
+                **options,
+            )
         except Exception:
             if not ragged:
                 raise
             row = ragged[0]
             raise name_cell(
-                "data.path", str(path), row.number - 2,
+                "data.path", str(self.path), row.number - 2,
                 f"has {row.actual_columns} values, the header {row.expected_columns}",
             ) from None  # fmt: skip
-        self.blocks = [self._found.num_rows if wanted else 1]
 
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
-        """Return the columns of these names."""
-        return [self._plain(self._found[name], name, key=key, first=0) for name in names]
+    def _check_text(self, *, header: bytes) -> None:
+        """Refuse text that is no UTF-8, unpacks beyond memory or has another mark in its header.
 
-
-def _check_text(path: Path, *, header: bytes) -> None:
-    """Refuse a file that is no UTF-8 or whose columns another mark than a comma separates.
-
-    The reader itself decodes no more than names and ragged rows, and says it in many lines.
-    """
-    decode = codecs.getincrementaldecoder("utf-8")().decode
-    line = 1
-    with path.open("rb") as file:
-        for text in iter(lambda: file.read(1 << 20), b""):
-            try:
-                decode(text)
-            except UnicodeDecodeError as error:
-                line += error.object.count(b"\n", 0, error.start)
-                problem = f"is no UTF-8 in line {line}; save it as UTF-8"
-                raise ConfigError("data.path", path, problem) from None
-            line += text.count(b"\n")
-    for mark, name in _SEPARATORS.items():
-        if mark.encode() in header and b"," not in header:
-            problem = f"has {name} between its columns; save it with commas, and decimal points"
-            raise ConfigError("data.path", path, problem)
+        The reader itself decodes no more than names and ragged rows, and says it in many lines.
+        """
+        decode = codecs.getincrementaldecoder("utf-8")().decode
+        line, size, most = 1, 0, measure_memory()
+        with self._open() as file:
+            for text in iter(lambda: file.read(1 << 20), b""):
+                size += len(text)
+                if self._packed and size > most:
+                    problem = f"unpacks to more than the memory of {most / 2**30:.3g} GiB"
+                    raise ConfigError("data.path", self.path, problem)
+                try:
+                    decode(text)
+                except UnicodeDecodeError as error:
+                    line += error.object.count(b"\n", 0, error.start)
+                    problem = f"is no UTF-8 in line {line}; save it as UTF-8"
+                    raise ConfigError("data.path", self.path, problem) from None
+                line += text.count(b"\n")
+        if self._separator.encode() in header:
+            return
+        for mark, (name, remedy) in _SEPARATORS.items():
+            if mark.encode() in header:
+                problem = f"has {name} between its columns; {remedy}"
+                raise ConfigError("data.path", self.path, problem)
 
 
 class Parquet(_Arrow):
@@ -139,6 +181,9 @@ class Parquet(_Arrow):
         groups = range(about.num_row_groups)
         self._groups = [i for i in groups if about.row_group(i).num_rows]
         self.blocks = [about.row_group(i).num_rows for i in self._groups]
+
+    def load(self, names: Sequence[str]) -> None:
+        """Do nothing: row groups are read when they are asked for."""
 
     def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
         """Return columns of a row group."""

@@ -11,6 +11,7 @@ from pipeline.config.types import ConfigError
 
 # What programs write where there is no value, in small letters.
 _MISSING = {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null"}
+_DECIMAL_POINT = re.compile(r"\s*[-+]?[\d,]*\.[\d.,]+([eE][-+]?\d+)?\s*")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[\d.]*,\d+([eE][-+]?\d+)?\s*")
 
 
@@ -25,8 +26,21 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
     return ConfigError("data.path", path, f"cannot be read: {text}")
 
 
-def read_numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
-    """Return a column as finite float64, shape ``(n,)`` or ``(n, k)``; `first` is its first row.
+def read_numbers(
+    values: np.ndarray, *, key: str, name: str, first: int, decimal: str = "."
+) -> np.ndarray:
+    """Return a column as finite float64, shape ``(n,)`` or ``(n, k)``.
+
+    Parameters
+    ----------
+    values
+        Numbers, or text that is read.
+    key, name
+        The setting that asks for the column, and what it is called.
+    first
+        Its first row, for messages.
+    decimal
+        The mark before the decimals of a number that is text.
 
     Raises
     ------
@@ -34,7 +48,7 @@ def read_numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.n
         Naming the first cell that is text, is missing or is not finite.
     """
     if values.dtype.kind == "U":
-        values = _parsed(values, key=key, name=name, first=first)
+        values = _parsed(values, key=key, name=name, first=first, decimal=decimal)
     if values.dtype.kind not in "biuf":
         raise ConfigError(key, name, f"holds {values.dtype}; must be numbers")
     with np.errstate(over="ignore"):
@@ -52,18 +66,37 @@ def read_numbers(values: np.ndarray, *, key: str, name: str, first: int) -> np.n
     return numbers
 
 
-def _parsed(values: np.ndarray, *, key: str, name: str, first: int) -> np.ndarray:
+def _parsed(values: np.ndarray, *, key: str, name: str, first: int, decimal: str) -> np.ndarray:
     """Read text as numbers."""
     numbers = np.empty(values.shape)
     for index, text in np.ndenumerate(values):
         try:
-            numbers[index] = float(text.replace("_", "no"))  # Python alone reads 1_000
+            numbers[index] = _number(text, decimal=decimal)
         except ValueError:
-            problem = f"holds the text {str(text)!r}, no number" if text.strip() else "has no value"
-            if _DECIMAL_COMMA.fullmatch(text):
-                problem = f"holds {str(text)!r}, a decimal comma; a number has a decimal point"
+            problem = _describe_text(str(text), decimal=decimal)
             raise name_cell(key, name, first + index[0], problem) from None
     return numbers
+
+
+def _number(text: str, *, decimal: str) -> float:
+    """Read a number as Arrow does, which reads neither 1_000 nor, with decimal commas, 1.5."""
+    if "_" in text or (decimal != "." and "." in text):
+        raise ValueError(text)
+    return float(text.replace(decimal, "."))
+
+
+def _describe_text(text: str, *, decimal: str) -> str:
+    """Say what is wrong with text that is no number."""
+    if not text.strip():
+        return "has no value"
+    if decimal == "." and _DECIMAL_COMMA.fullmatch(text):
+        return (
+            f"holds {text!r}, a decimal comma; 'data.decimal=\",\"' reads it in a CSV file "
+            "whose data.separator is no comma"
+        )
+    if decimal != "." and _DECIMAL_POINT.fullmatch(text):
+        return f"holds {text!r}; with data.decimal={decimal} a number has no point"
+    return f"holds the text {text!r}, no number"
 
 
 def read_labels(values: np.ndarray, *, name: str, first: int) -> np.ndarray:

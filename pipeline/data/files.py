@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.types import ConfigError, Count, Fraction, Strings
 from pipeline.data import cells, tables
@@ -20,8 +21,17 @@ def _texts(names: Any) -> Any:
     return [str(n) if type(n) is int else n for n in names] if listed else names
 
 
+def _mark(text: Any) -> Any:
+    """Take a tab by its name, and refuse what cannot stand between columns."""
+    mark = "\t" if text in ("tab", r"\t") else text
+    if isinstance(mark, str) and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):
+        raise PydanticCustomError("mark", "must be one ASCII character, such as ; or |, or tab")
+    return mark
+
+
 Filename = Annotated[str, Field(min_length=1)]
 Columns = Annotated[Strings, BeforeValidator(_texts), Field(min_length=1)]
+Separator = Annotated[str, BeforeValidator(_mark), Field(min_length=1)]
 
 
 def file(
@@ -38,6 +48,8 @@ def file(
     test: Share,
     standardise: bool,
     standardise_target: bool,
+    separator: Separator,
+    decimal: Literal[".", ","],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Source | None]:
     """Samples of a file, split by the seed; with ``mmap`` the training samples stay in the file.
 
@@ -55,12 +67,13 @@ def file(
         raise ConfigError("data.target", ",".join(target), "is several; classes have one")
     if classes and standardise_target:
         raise ConfigError("data.standardise_target", "true", "does not go with data.task=classes")
-    table = tables.opened(path, block=block, names=[*features, *target])
+    table = tables.opened(path, block=block, separator=_mark(separator), decimal=decimal)
     tables.check_names(table, features=features, target=target)
     if source == "mmap":
         if table.path.suffix.lower() not in tables.STREAMED:
             kinds = " or ".join(tables.STREAMED)
             raise ConfigError("data.source", "mmap", f"needs a {kinds} file, not {table.path.name}")
+        tables.load(table, [*features, *target])
         return streamed(
             stream,
             table,
@@ -73,13 +86,14 @@ def file(
             standardise=standardise,
             standardise_target=standardise_target,
         )
-    x, names = _matrix(table, features, key="data.features")
+    tables.load(table, [*features, *target])
+    x, names = _matrix(table, features, key="data.features", decimal=decimal)
     labels = None
     if classes:
         y, labels = numbered(_marks(table, target[0]), key="data.target", name=target[0])
         y, targets = y[:, None], [target[0]]
     else:
-        y, targets = _matrix(table, target, key="data.target")
+        y, targets = _matrix(table, target, key="data.target", decimal=decimal)
     arrays, facts = prepared(
         stream,
         x,
@@ -96,14 +110,16 @@ def file(
 
 
 def _matrix(
-    table: tables.Table, wanted: tuple[str, ...], *, key: str
+    table: tables.Table, wanted: tuple[str, ...], *, key: str, decimal: str
 ) -> tuple[np.ndarray, list[str]]:
     """Return columns side by side in float64, shape ``(n, columns)``, and what each is called."""
     blocks, names, first = [], [], 0
     for block, rows in enumerate(table.blocks):
         raw_columns = table.columns(block, wanted, key=key)
         columns = [
-            cells.read_numbers(values, key=key, name=name, first=first).reshape(rows, -1)
+            cells.read_numbers(values, key=key, name=name, first=first, decimal=decimal).reshape(
+                rows, -1
+            )
             for name, values in zip(wanted, raw_columns, strict=True)
         ]
         blocks.append(np.concatenate(columns, axis=1))

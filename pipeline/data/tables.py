@@ -20,11 +20,12 @@ import numpy as np
 from pipeline.config.types import ConfigError
 from pipeline.data.arrow import Csv, Parquet
 from pipeline.data.cells import unreadable
+from pipeline.data.memory import check_room
 
-KINDS = (".csv", ".npy", ".npz", ".parquet")
+KINDS = (".csv", ".csv.gz", ".npy", ".npz", ".parquet")
+PLAIN = (".csv", ".csv.gz")
 STREAMED = (".npy", ".parquet")
 _LARGE = 1 << 21  # bytes of a large page
-_COPIES = 3  # of all samples at once: as read, side by side, and split
 
 
 class Table(Protocol):
@@ -37,12 +38,15 @@ class Table(Protocol):
     names
         What its columns are called.
     blocks
-        Rows of each block; a block is what is read at once.
+        Rows of each block; a block is what is read at once. Known after `load`.
     """
 
     path: Path
     names: list[str]
     blocks: list[int]
+
+    def load(self, names: Sequence[str]) -> None:
+        """Make ready all columns that will be asked for; they are there, each once."""
 
     def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
         """Return columns of a block as they are: numbers of any kind, or text.
@@ -52,41 +56,67 @@ class Table(Protocol):
         """
 
 
-def opened(path: str, *, block: int, names: Sequence[str]) -> Table:
-    """Open a file by the end of its name; `names` are all columns that will be asked for.
+def opened(path: str, *, block: int, separator: str, decimal: str) -> Table:
+    """Open a file by the end of its name; its columns are known, but not loaded.
 
     Raises
     ------
     ConfigError
-        If it is not there, cannot be read, is of no known kind or has no rows.
+        If it is not there, cannot be read, is of no known kind or has no columns.
     """
     try:
         where = Path(path).expanduser()
     except RuntimeError:
         raise ConfigError("data.path", path, "there is no such user's home folder") from None
-    kind = where.suffix.lower()
+    kind = _kind_of(where)
     if kind not in KINDS:
         raise ConfigError(
             "data.path", path, f"unknown kind of file; must end in {', '.join(KINDS)}"
         )
+    _check_marks(where, separator=separator, decimal=decimal)
     if not os.path.isfile(where):  # of a name that is too long, too, it says no
         raise ConfigError("data.path", path, "there is no such file")
+    with _reading(where):
+        if kind in PLAIN:
+            return Csv(where, packed=kind == ".csv.gz", separator=separator, decimal=decimal)
+        if kind == ".parquet":
+            return Parquet(where)
+        return Npz(where) if kind == ".npz" else Npy(where, block=block)
+
+
+def load(table: Table, names: Sequence[str]) -> None:
+    """Make ready the columns that will be asked for, or say why they cannot be read."""
+    with _reading(table.path):
+        table.load(names)
+    if not sum(table.blocks):
+        raise ConfigError("data.path", table.path, "has no rows")
+
+
+def _check_marks(path: Path, *, separator: str, decimal: str) -> None:
+    """Refuse marks that are one, or that are given for a file that has none."""
+    if _kind_of(path) in PLAIN:
+        if separator == decimal:
+            raise ConfigError("data.decimal", decimal, "is data.separator as well")
+        return
+    for key, value, usual in (("separator", separator, ","), ("decimal", decimal, ".")):
+        if value != usual:
+            raise ConfigError(f"data.{key}", value, f"is of CSV files, not of {path.name}")
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a file; every reader has errors of its own."""
     try:
-        if kind == ".csv":
-            table: Table = Csv(where, names)
-        elif kind == ".parquet":
-            table = Parquet(where)
-        elif kind == ".npz":
-            table = _Npz(where, names)
-        else:
-            table = Npy(where, block=block)
+        yield
     except ConfigError:
         raise
-    except Exception as error:  # every reader has errors of its own for a damaged file
-        raise unreadable(where, error) from None
-    if not sum(table.blocks):
-        raise ConfigError("data.path", path, "has no rows")
-    return table
+    except Exception as error:
+        raise unreadable(path, error) from None
+
+
+def _kind_of(path: Path) -> str:
+    """Return the end of a file's name that says its kind, in small letters."""
+    return ".csv.gz" if path.name.lower().endswith(".csv.gz") else path.suffix.lower()
 
 
 def check_names(table: Table, *, features: Sequence[str], target: Sequence[str]) -> None:
@@ -145,6 +175,9 @@ class Npy:
         self._used = (0, 1)  # bytes
         self.blocks = [min(block, rows - start) for start in range(0, rows, block)]
 
+    def load(self, names: Sequence[str]) -> None:
+        """Do nothing: rows are read from the file when they are asked for."""
+
     def pieces(self, block: int, step: int) -> Iterator[np.ndarray]:
         """Yield all columns of a block, `step` rows at a time, to be copied from and let go."""
         rows = self.matrix(block)
@@ -186,16 +219,6 @@ class Npy:
         return [rows[:, int(name)].copy() for name in names]
 
 
-def _measure_memory() -> float:
-    """Return the bytes of memory that this process may have; infinite where nobody says."""
-    sizes = [math.inf]
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with contextlib.suppress(OSError, ValueError):  # a container's; "max" if it has no limit
-        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes)
-
-
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read shape, order and dtype of an .npy file, and stop where its numbers begin."""
     version = np.lib.format.read_magic(file)
@@ -208,33 +231,35 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read[version](file)
 
 
-class _Npz:
+class Npz:
     """Arrays by name, each of one column ``(n,)`` or of several ``(n, k)``; one block."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        """Read those of the arrays `names` that the archive has.
-
-        Raises
-        ------
-        ValueError
-            If the file is no archive.
-        ConfigError
-            If an array cannot be used, or two have different numbers of rows.
-        """
+    def __init__(self, path: Path) -> None:
+        """List the arrays of an archive; raises ValueError if the file is none."""
         self.path = path
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no .npz archive")
-        self._check_sizes(names)
         with np.load(path, allow_pickle=False) as file:
             self.names = list(file.files)
-            self._found = {name: self._read(file, name) for name in names if name in file.files}
+
+    def load(self, names: Sequence[str]) -> None:
+        """Read the arrays of these names, and no other.
+
+        Raises
+        ------
+        ConfigError
+            If an array cannot be used, or two have different numbers of rows.
+        """
+        self._check_sizes(names)
+        with np.load(self.path, allow_pickle=False) as file:
+            self._found = {name: self._read(file, name) for name in names}
         lengths = {name: len(values) for name, values in self._found.items()}
         for name, length in lengths.items():
             if length != next(iter(lengths.values())):
                 first = next(iter(lengths))
                 raise ConfigError(
                     "data.path",
-                    path,
+                    self.path,
                     f"array {name} has {length} rows, {first} has {lengths[first]}",
                 )
         self.blocks = [next(iter(lengths.values()), 1)]
@@ -242,7 +267,7 @@ class _Npz:
     def _check_sizes(self, names: Sequence[str]) -> None:
         """Refuse arrays that are cut off or too large, by their headers, before any is read.
 
-        In memory they are at least float64, and at times there are `_COPIES` of them.
+        In memory they are at least float64.
         """
         total = 0
         with zipfile.ZipFile(self.path) as archive:
@@ -260,13 +285,8 @@ class _Npz:
                     problem = f"array {name} is cut off: it should have {need} bytes"
                     raise ConfigError("data.path", self.path, problem)
                 total += count * max(dtype.itemsize, 8)
-        memory = _measure_memory()
-        if total * _COPIES > memory:
-            raise ConfigError(
-                "data.path", self.path,
-                f"needs about {total * _COPIES / 2**30:.3g} GiB of memory, of {memory / 2**30:.3g};"
-                " a .npy or .parquet file can be streamed (data.source=mmap)",
-            )  # fmt: skip
+        streamed = "a .npy or .parquet file can be streamed (data.source=mmap)"
+        check_room(total, key="data.path", value=self.path, instead=streamed)
 
     def _read(self, file: Any, name: str) -> np.ndarray:
         """Return an array of the archive, bytes as text; raise `ConfigError` if it is unusable."""

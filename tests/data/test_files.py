@@ -18,12 +18,12 @@ from pyarrow import parquet
 from pipeline import data, seeds
 from pipeline.config.signatures import check_settings
 from pipeline.config.types import ConfigError
-from pipeline.data import files, tables
+from pipeline.data import files, memory
 
 ROWS = 40
 SETTINGS = {
     "task": "regression", "source": "memory", "block": 8192, "cap": 65536, "validation": 0.1,
-    "test": 0.2, "standardise": False, "standardise_target": False,
+    "test": 0.2, "standardise": False, "standardise_target": False, "separator": ",", "decimal": ".",
 }  # fmt: skip
 
 
@@ -320,7 +320,7 @@ def test_a_csv_that_is_none(tmp_path):
     path.write_text("a;b;y\n1;2;3\n")
     assert (
         refused(path)
-        == "data.path=t.csv: has semicolons between its columns; save it with commas, and decimal points"
+        == "data.path=t.csv: has semicolons between its columns; 'data.separator=\";\"' reads it, with 'data.decimal=\",\"' where numbers have commas"
     )
     path.write_text("a,b,y\n" + "2024-01-01,2,3\n" * 9)
     assert refused(path) == "data.features=a: holds date32[day]; must be numbers or text"
@@ -356,7 +356,7 @@ def test_separators_and_decimal_commas_are_named(tmp_path):
     for cell in ("1,5", "-1.000,5", "1,5e3", ",5"):
         path.write_text(f'a,b,y\n1,2,3\n"{cell}",2,3\n')
         assert refused(path) == (f"data.features=a: data row 2 (counted from 1) holds '{cell}', "
-                                 "a decimal comma; a number has a decimal point")  # fmt: skip
+                                 "a decimal comma; 'data.decimal=\",\"' reads it in a CSV file whose data.separator is no comma")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
@@ -396,7 +396,7 @@ def test_an_npz_that_declares_more_than_it_has_is_refused_before_memory_is_taken
 def test_an_npz_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "t.npz"
     np.savez_compressed(path, **{name: np.zeros(2**21) for name in "aby"}, other=np.zeros(2**22))
-    monkeypatch.setattr(tables, "_measure_memory", lambda: 2.0**27)
+    monkeypatch.setattr(memory, "measure_memory", lambda: 2.0**27)
     tracemalloc.start()
     text = refused(path)
     most = tracemalloc.get_traced_memory()[1]
@@ -422,13 +422,13 @@ def test_a_ragged_row_far_into_a_csv_is_named(tmp_path):
     assert "data row 300001 (counted from 1) has 4 values, the header 3" in refused(path)
 
 
-@pytest.mark.parametrize("name", ["t.txt", "t", "t.csv.gz", "t.npy.zip"])
+@pytest.mark.parametrize("name", ["t.txt", "t", "t.gz", "t.npy.gz", "t.npy.zip"])
 def test_an_unknown_kind_of_file(tmp_path, name):
     path = tmp_path / name
     path.write_text("a,b,y\n1,2,3\n")
     assert (
         refused(path)
-        == f"data.path={name}: unknown kind of file; must end in .csv, .npy, .npz, .parquet"
+        == f"data.path={name}: unknown kind of file; must end in .csv, .csv.gz, .npy, .npz, .parquet"
     )
 
 
@@ -497,7 +497,8 @@ def test_an_npz_of_other_shapes_or_kinds(tmp_path, b, says):
 def test_an_archive_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
         archive.writestr("a", "text")
-    text = refused(tmp_path / "t.npz", ("a",), ("a",))
+        archive.writestr("y", "text")
+    text = refused(tmp_path / "t.npz", ("a",))
     assert text == "data.path=t.npz: what is called a is no array"
 
 
