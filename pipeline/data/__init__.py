@@ -34,7 +34,8 @@ class Dataset:
     facts
         What is known about the samples, where something is: ``truth`` (parameter name to true
         value), ``noise`` (standard deviation of the targets' noise), ``classes`` (how many) and
-        ``labels``, ``standardised`` (``mean`` and ``scale`` of the training samples).
+        ``labels``, ``standardised`` (``mean`` and ``scale`` of the training samples), ``features``
+        and ``targets`` (what the columns of a file are called).
     source
         The training samples where they stay in a file; then `arrays` has no ``x_train``.
     """

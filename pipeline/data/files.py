@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config.types import ConfigError, Count, Fraction, Strings
 from pipeline.data import cells, tables
+from pipeline.data.columns import choose_columns
 from pipeline.data.prepare import Share, Stream, numbered, prepared
 from pipeline.data.streams import Source, streamed
 
@@ -31,6 +32,7 @@ def _mark(text: Any) -> Any:
 
 Filename = Annotated[str, Field(min_length=1)]
 Columns = Annotated[Strings, BeforeValidator(_texts), Field(min_length=1)]
+Excluded = Annotated[Strings, BeforeValidator(_texts), Field()]
 Separator = Annotated[str, BeforeValidator(_mark), Field(min_length=1)]
 
 
@@ -50,6 +52,7 @@ def file(
     standardise_target: bool,
     separator: Separator,
     decimal: Literal[".", ","],
+    exclude: Excluded,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Source | None]:
     """Samples of a file, split by the seed; with ``mmap`` the training samples stay in the file.
 
@@ -62,19 +65,21 @@ def file(
         Naming column and row (rows counted from 1, the header not being one) of the first value
         that cannot be trained on, or what else is wrong with the file.
     """
-    features, target, classes = tuple(_texts(features)), tuple(_texts(target)), task == "classes"
-    if classes and len(target) > 1:
-        raise ConfigError("data.target", ",".join(target), "is several; classes have one")
+    classes = task == "classes"
     if classes and standardise_target:
         raise ConfigError("data.standardise_target", "true", "does not go with data.task=classes")
     table = tables.opened(path, block=block, separator=_mark(separator), decimal=decimal)
-    tables.check_names(table, features=features, target=target)
+    features, target = choose_columns(
+        table, features=_texts(features), exclude=_texts(exclude), target=_texts(target)
+    )
+    if classes and len(target) > 1:
+        raise ConfigError("data.target", ",".join(target), "is several; classes have one")
     if source == "mmap":
         if table.path.suffix.lower() not in tables.STREAMED:
             kinds = " or ".join(tables.STREAMED)
             raise ConfigError("data.source", "mmap", f"needs a {kinds} file, not {table.path.name}")
         tables.load(table, [*features, *target])
-        return streamed(
+        arrays, facts, streamed_source = streamed(
             stream,
             table,
             features=features,
@@ -86,6 +91,8 @@ def file(
             standardise=standardise,
             standardise_target=standardise_target,
         )
+        about = {"features": list(features), "targets": list(target)}
+        return arrays, facts | about, streamed_source
     tables.load(table, [*features, *target])
     x, names = _matrix(table, features, key="data.features", decimal=decimal)
     labels = None
@@ -106,7 +113,7 @@ def file(
         standardise_target=standardise_target,
         labels=labels,
     )
-    return arrays, facts, None
+    return arrays, facts | {"features": names, "targets": targets}, None
 
 
 def _matrix(

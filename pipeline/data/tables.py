@@ -119,22 +119,6 @@ def _kind_of(path: Path) -> str:
     return ".csv.gz" if path.name.lower().endswith(".csv.gz") else path.suffix.lower()
 
 
-def check_names(table: Table, *, features: Sequence[str], target: Sequence[str]) -> None:
-    """Refuse columns that are not there, or are named twice."""
-    for key, wanted in (("data.features", features), ("data.target", target)):
-        for i, name in enumerate(wanted):
-            if name not in table.names:
-                shown = ", ".join(table.names[:50]) + (", …" if len(table.names) > 50 else "")
-                raise ConfigError(key, name, f"is no column of {table.path.name}; it has {shown}")
-            if table.names.count(name) > 1:
-                raise ConfigError(key, name, f"is the name of two columns of {table.path.name}")
-            if name in wanted[:i]:
-                raise ConfigError(key, name, "is listed twice")
-    for name in target:
-        if name in features:
-            raise ConfigError("data.target", name, "is also one of data.features")
-
-
 class Npy:
     """A two-dimensional array on disk, its columns named "0", "1", …; a memory map.
 

@@ -44,7 +44,7 @@ def dataset(path, **changes):
         "path": str(path), "features": [str(i) for i in range(COLUMNS - 1)], "target": ["49"],
         "task": "regression", "source": "mmap", "block": BLOCK, "cap": 2 * BLOCK,
         "validation": 0.05, "test": 0.05, "standardise": True, "standardise_target": False,
-        "separator": ",", "decimal": ".",
+        "separator": ",", "decimal": ".", "exclude": (),
     }  # fmt: skip
     return data.make("file", settings=settings | changes, stream=partial(seeds.stream, 0))
 

@@ -23,7 +23,7 @@ from pipeline.data import files, memory
 ROWS = 40
 SETTINGS = {
     "task": "regression", "source": "memory", "block": 8192, "cap": 65536, "validation": 0.1,
-    "test": 0.2, "standardise": False, "standardise_target": False, "separator": ",", "decimal": ".",
+    "test": 0.2, "standardise": False, "standardise_target": False, "separator": ",", "decimal": ".", "exclude": (),
 }  # fmt: skip
 
 
