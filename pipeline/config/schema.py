@@ -238,7 +238,9 @@ _LATER: dict[str, Any] = {
 }
 
 # Those of data=file that decide numbers, with what the version before did.
-LATER_FILE: dict[str, Any] = {"exclude": [], "separator": ",", "decimal": "."}
+LATER_FILE: dict[str, Any] = {
+    "exclude": [], "categories": "refuse", "missing": "refuse", "separator": ",", "decimal": ".",
+}  # fmt: skip
 
 
 def complete_recorded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,9 @@ class Dataset:
         What is known about the samples, where something is: ``truth`` (parameter name to true
         value), ``noise`` (standard deviation of the targets' noise), ``classes`` (how many) and
         ``labels``, ``standardised`` (``mean`` and ``scale`` of the training samples), ``features``
-        and ``targets`` (what the columns of a file are called).
+        and ``targets`` (what the columns of a file are called), ``categories`` (by column) and
+        ``missing`` (how many rows were ``dropped``, how many values ``filled`` and by which
+        ``values``).
     source
         The training samples where they stay in a file; then `arrays` has no ``x_train``.
     """

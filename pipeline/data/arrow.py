@@ -34,22 +34,27 @@ class _Arrow:
     names: list[str]
     blocks: list[int]
 
-    def _plain(self, column: Any, name: str, *, key: str, first: int) -> np.ndarray:
-        """Turn a column into NumPy's numbers or text, refusing missing values."""
+    def _plain(self, column: Any, name: str, *, key: str, first: int, gaps: bool) -> np.ndarray:
+        """Turn a column into NumPy's numbers or text.
+
+        A missing value is NaN or the empty text with `gaps`, and refused without.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        kind = column.type
-        if column.null_count:
+        if column.null_count and not gaps:
             row = pc.index(pc.is_null(column), True).as_py()
             raise name_cell(key, name, first + row, "has no value")
+        kind = column.type
         if pa.types.is_dictionary(kind):
             column = column.cast(kind.value_type)
             kind = column.type
-        if pa.types.is_decimal(kind):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return np.array([text or "" for text in column.to_pylist()], dtype=np.str_)
+        if pa.types.is_decimal(kind) or pa.types.is_null(kind):
             column = column.cast(pa.float64())
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return np.array(column.to_pylist(), dtype=np.str_)
+        elif pa.types.is_boolean(kind) and column.null_count:
+            column = column.cast(pa.int8())
         elif not (
             pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
         ):
@@ -100,9 +105,11 @@ class Csv(_Arrow):
         self._found = self._read(csv.read_csv, convert_options=convert)
         self.blocks = [self._found.num_rows]
 
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+    def columns(
+        self, block: int, names: Sequence[str], *, key: str, gaps: bool = False
+    ) -> list[np.ndarray]:
         """Return the columns of these names."""
-        return [self._plain(self._found[name], name, key=key, first=0) for name in names]
+        return [self._plain(self._found[name], name, key=key, first=0, gaps=gaps) for name in names]
 
     def _open(self) -> gzip.GzipFile | BufferedReader:
         """Open the text, unpacked."""
@@ -185,7 +192,9 @@ class Parquet(_Arrow):
     def load(self, names: Sequence[str]) -> None:
         """Do nothing: row groups are read when they are asked for."""
 
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+    def columns(
+        self, block: int, names: Sequence[str], *, key: str, gaps: bool = False
+    ) -> list[np.ndarray]:
         """Return columns of a row group."""
         try:
             part = self._file.read_row_group(
@@ -194,4 +203,4 @@ class Parquet(_Arrow):
         except (ValueError, OSError) as error:
             raise unreadable(self.path, error) from None
         first = sum(self.blocks[:block])
-        return [self._plain(part[name], name, key=key, first=first) for name in names]
+        return [self._plain(part[name], name, key=key, first=first, gaps=gaps) for name in names]

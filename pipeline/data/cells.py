@@ -27,7 +27,13 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
 
 
 def read_numbers(
-    values: np.ndarray, *, key: str, name: str, first: int, decimal: str = "."
+    values: np.ndarray,
+    *,
+    key: str,
+    name: str,
+    first: int,
+    decimal: str = ".",
+    gaps: bool = False,
 ) -> np.ndarray:
     """Return a column as finite float64, shape ``(n,)`` or ``(n, k)``.
 
@@ -41,6 +47,8 @@ def read_numbers(
         Its first row, for messages.
     decimal
         The mark before the decimals of a number that is text.
+    gaps
+        Whether a missing value is NaN, and not refused.
 
     Raises
     ------
@@ -48,12 +56,12 @@ def read_numbers(
         Naming the first cell that is text, is missing or is not finite.
     """
     if values.dtype.kind == "U":
-        values = _parsed(values, key=key, name=name, first=first, decimal=decimal)
+        values = _parsed(values, key=key, name=name, first=first, decimal=decimal, gaps=gaps)
     if values.dtype.kind not in "biuf":
         raise ConfigError(key, name, f"holds {values.dtype}; must be numbers")
     with np.errstate(over="ignore"):
-        numbers = values.astype(np.float64)
-    fine = np.isfinite(numbers)
+        numbers = values.astype(np.float64, copy=False)
+    fine = np.isfinite(numbers) | (np.isnan(numbers) & gaps)
     if not fine.all():
         row, *column = (int(i[0]) for i in np.nonzero(~fine))
         which = f"[{column[0]}]" if column else ""
@@ -66,16 +74,47 @@ def read_numbers(
     return numbers
 
 
-def _parsed(values: np.ndarray, *, key: str, name: str, first: int, decimal: str) -> np.ndarray:
+def _parsed(
+    values: np.ndarray, *, key: str, name: str, first: int, decimal: str, gaps: bool
+) -> np.ndarray:
     """Read text as numbers."""
     numbers = np.empty(values.shape)
     for index, text in np.ndenumerate(values):
+        if gaps and _is_missing(text):
+            numbers[index] = np.nan
+            continue
         try:
             numbers[index] = _number(text, decimal=decimal)
         except ValueError:
             problem = _describe_text(str(text), decimal=decimal)
             raise name_cell(key, name, first + index[0], problem) from None
     return numbers
+
+
+def find_missing(values: np.ndarray) -> np.ndarray:
+    """Return which cells have no value: those that are NaN, or text that stands for none."""
+    if values.dtype.kind == "U":
+        missing = [_is_missing(text) for text in values.reshape(-1).tolist()]
+        return np.array(missing, dtype=bool).reshape(values.shape)
+    return np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+
+
+def holds_text(values: np.ndarray, *, decimal: str) -> bool:
+    """Whether a column has a cell that is neither a number nor missing."""
+    if values.dtype.kind != "U":
+        return False
+    for text in values.reshape(-1).tolist():
+        if not _is_missing(text):
+            try:
+                _number(text, decimal=decimal)
+            except ValueError:
+                return True
+    return False
+
+
+def _is_missing(text: str) -> bool:
+    """Whether text stands for no value."""
+    return text.strip().lower() in _MISSING
 
 
 def _number(text: str, *, decimal: str) -> float:
@@ -114,12 +153,13 @@ def read_labels(values: np.ndarray, *, name: str, first: int) -> np.ndarray:
         raise ConfigError(key, name, "has several columns; the target of classes is one")
     kind = values.dtype.kind
     if kind == "U":
-        missing = [text.strip().lower() in _MISSING for text in values.tolist()]
-        if any(missing):
-            row = missing.index(True)
+        missing = np.flatnonzero(find_missing(values))
+        if len(missing):
+            row = int(missing[0])
             text = str(values[row])
             problem = (
-                f"is {text!r}, a missing label; leave the row out, or call the class otherwise"
+                f"is {text!r}, a missing label; data.missing=drop leaves the row out, or call the "
+                "class otherwise"
             )
             raise name_cell(key, name, first + row, problem if text.strip() else "has no value")
         return values

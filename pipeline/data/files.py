@@ -9,9 +9,10 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.types import ConfigError, Count, Fraction, Strings
-from pipeline.data import cells, tables
+from pipeline.data import tables
 from pipeline.data.columns import choose_columns
-from pipeline.data.prepare import Share, Stream, numbered, prepared
+from pipeline.data.prepare import FILLS, Share, Stream, prepared
+from pipeline.data.samples import read_samples
 from pipeline.data.streams import Source, streamed
 
 
@@ -53,6 +54,8 @@ def file(
     separator: Separator,
     decimal: Literal[".", ","],
     exclude: Excluded,
+    categories: Literal["refuse", "onehot"],
+    missing: Literal["refuse", "mean", "median", "drop"],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Source | None]:
     """Samples of a file, split by the seed; with ``mmap`` the training samples stay in the file.
 
@@ -66,83 +69,53 @@ def file(
         that cannot be trained on, or what else is wrong with the file.
     """
     classes = task == "classes"
-    if classes and standardise_target:
-        raise ConfigError("data.standardise_target", "true", "does not go with data.task=classes")
+    made: dict[str, Any] = {
+        "validation": validation,
+        "test": test,
+        "standardise": standardise,
+        "standardise_target": standardise_target,
+    }
     table = tables.opened(path, block=block, separator=_mark(separator), decimal=decimal)
     features, target = choose_columns(
         table, features=_texts(features), exclude=_texts(exclude), target=_texts(target)
     )
-    if classes and len(target) > 1:
-        raise ConfigError("data.target", ",".join(target), "is several; classes have one")
-    if source == "mmap":
-        if table.path.suffix.lower() not in tables.STREAMED:
-            kinds = " or ".join(tables.STREAMED)
-            raise ConfigError("data.source", "mmap", f"needs a {kinds} file, not {table.path.name}")
-        tables.load(table, [*features, *target])
-        arrays, facts, streamed_source = streamed(
-            stream,
-            table,
-            features=features,
-            target=target,
-            classes=classes,
-            cap=cap,
-            validation=validation,
-            test=test,
-            standardise=standardise,
-            standardise_target=standardise_target,
-        )
-        about = {"features": list(features), "targets": list(target)}
-        return arrays, facts | about, streamed_source
-    tables.load(table, [*features, *target])
-    x, names = _matrix(table, features, key="data.features", decimal=decimal)
-    labels = None
     if classes:
-        y, labels = numbered(_marks(table, target[0]), key="data.target", name=target[0])
-        y, targets = y[:, None], [target[0]]
-    else:
-        y, targets = _matrix(table, target, key="data.target", decimal=decimal)
+        _check_classes(target, standardise_target=standardise_target)
+    wanted: dict[str, Any] = {"features": features, "target": target, "classes": classes}
+    if source == "mmap":
+        _check_streamed(table, categories=categories, missing=missing)
+    tables.load(table, [*features, *target])
+    if source == "mmap":
+        arrays, facts, rows = streamed(stream, table, cap=cap, **wanted, **made)
+        return arrays, facts | {"features": list(features), "targets": list(target)}, rows
+    samples = read_samples(table, categories=categories, missing=missing, decimal=decimal, **wanted)
     arrays, facts = prepared(
         stream,
-        x,
-        y,
-        names=names,
-        targets=targets,
-        validation=validation,
-        test=test,
-        standardise=standardise,
-        standardise_target=standardise_target,
-        labels=labels,
+        samples.x,
+        samples.y,
+        names=samples.names,
+        targets=samples.targets,
+        labels=samples.labels,
+        fill=missing if missing in FILLS else None,
+        **made,
     )
-    return arrays, facts | {"features": names, "targets": targets}, None
+    return arrays, samples.facts | facts, None
 
 
-def _matrix(
-    table: tables.Table, wanted: tuple[str, ...], *, key: str, decimal: str
-) -> tuple[np.ndarray, list[str]]:
-    """Return columns side by side in float64, shape ``(n, columns)``, and what each is called."""
-    blocks, names, first = [], [], 0
-    for block, rows in enumerate(table.blocks):
-        raw_columns = table.columns(block, wanted, key=key)
-        columns = [
-            cells.read_numbers(values, key=key, name=name, first=first, decimal=decimal).reshape(
-                rows, -1
-            )
-            for name, values in zip(wanted, raw_columns, strict=True)
-        ]
-        blocks.append(np.concatenate(columns, axis=1))
-        first += rows
-    for name, values in zip(wanted, columns, strict=True):
-        names += (
-            [name] if values.shape[1] == 1 else [f"{name}[{i}]" for i in range(values.shape[1])]
-        )
-    return np.concatenate(blocks), names
+def _check_classes(target: tuple[str, ...], *, standardise_target: bool) -> None:
+    """Refuse what a classification does not have."""
+    if len(target) > 1:
+        raise ConfigError("data.target", ",".join(target), "is several; classes have one")
+    if standardise_target:
+        raise ConfigError("data.standardise_target", "true", "does not go with data.task=classes")
 
 
-def _marks(table: tables.Table, name: str) -> np.ndarray:
-    """Return a column of class labels."""
-    blocks, first = [], 0
-    for block, rows in enumerate(table.blocks):
-        (values,) = table.columns(block, [name], key="data.target")
-        blocks.append(cells.read_labels(values, name=name, first=first))
-        first += rows
-    return np.concatenate(blocks)
+def _check_streamed(table: tables.Table, *, categories: str, missing: str) -> None:
+    """Refuse what is only done in memory; a streamed file is trained on as it is."""
+    if table.path.suffix.lower() not in tables.STREAMED:
+        kinds = " or ".join(tables.STREAMED)
+        raise ConfigError("data.source", "mmap", f"needs a {kinds} file, not {table.path.name}")
+    for key, value in (("categories", categories), ("missing", missing)):
+        if value != "refuse":
+            problem = "needs data.source=memory; a streamed file is read as it is"
+            raise ConfigError(f"data.{key}", value, problem)

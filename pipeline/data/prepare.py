@@ -12,6 +12,7 @@ from pipeline.config.types import ConfigError
 
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Stream = Callable[[str], np.random.Generator]
+FILLS: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.mean, "median": np.median}
 Made = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
@@ -135,6 +136,7 @@ def prepared(
     standardise: bool,
     standardise_target: bool = False,
     labels: list[Any] | None = None,
+    fill: str | None = None,
 ) -> Made:
     """Split and standardise samples; every statistic is fitted on the training split alone.
 
@@ -147,12 +149,14 @@ def prepared(
         What the columns of `x` and `y` are called.
     labels
         What the classes are called, or None for values.
+    fill
+        Which of `FILLS` stands in place of NaN in `x`; None where there is none.
 
     Returns
     -------
     arrays, facts
         Splits by name; ``classes`` and ``labels`` of a classification; mean and scale where
-        something was standardised (``standardised``, ``standardised_target``).
+        something was standardised (``standardised``, ``standardised_target``); what was filled in.
     """
     rows = parts(
         stream("data.split"), len(x), validation=validation, test=test,
@@ -162,6 +166,8 @@ def prepared(
     if labels is not None:
         check_train(np.bincount(y[rows["train"], 0], minlength=len(labels)), labels, test=test)
         facts |= {"classes": len(labels), "labels": labels}
+    if fill is not None:
+        x, facts["missing"] = fill_gaps(x, by=fill, train=rows["train"], names=names)
     for fact, wants, columns, values in (
         ("standardised", standardise, names, x),
         ("standardised_target", standardise_target, targets, y),
@@ -176,6 +182,43 @@ def prepared(
     for split, chosen in rows.items():
         arrays |= {f"x_{split}": x[chosen], f"y_{split}": y[chosen]}
     return arrays, facts
+
+
+def fill_gaps(
+    x: np.ndarray, *, by: str, train: np.ndarray, names: Sequence[str]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return samples with each NaN replaced by a statistic of its column, and what was replaced.
+
+    Parameters
+    ----------
+    x
+        Samples of shape ``(n, columns)``.
+    by
+        Which of `FILLS`, of those values of the column that are no NaN.
+    train
+        Rows that it is taken over.
+    names
+        What the columns are called.
+
+    Returns
+    -------
+    x, about
+        Samples, and for each column that had gaps, how many (``filled``) and by what (``values``).
+    """
+    counts: dict[str, int] = {}
+    values: dict[str, float] = {}
+    x = x.copy()
+    for column in np.flatnonzero(np.isnan(x).any(axis=0)).tolist():
+        name, gaps = names[column], np.isnan(x[:, column])
+        known = x[train, column][~gaps[train]]
+        if not len(known):
+            raise ConfigError("data.missing", by, f"column {name} has no value in a training row")
+        value = float(FILLS[by](known))
+        if not np.isfinite(value):
+            raise ConfigError("data.missing", by, f"column {name} is too large to add up")
+        x[gaps, column] = value
+        counts[name], values[name] = int(gaps.sum()), value
+    return x, {"filled": counts, "values": values}
 
 
 def statistics(mean: np.ndarray, scale: np.ndarray) -> dict[str, list[float]]:

@@ -48,11 +48,14 @@ class Table(Protocol):
     def load(self, names: Sequence[str]) -> None:
         """Make ready all columns that will be asked for; they are there, each once."""
 
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+    def columns(
+        self, block: int, names: Sequence[str], *, key: str, gaps: bool = False
+    ) -> list[np.ndarray]:
         """Return columns of a block as they are: numbers of any kind, or text.
 
         A name may stand for several columns where the file says so: then shape ``(n, k)``. `key`
-        is the setting that asks for them, for messages.
+        is the setting that asks for them, for messages. With `gaps` a missing value is NaN or the
+        empty text, where it could be refused.
         """
 
 
@@ -197,7 +200,9 @@ class Npy:
             length = min(end, len(self._pages)) - start
             self._pages.madvise(mmap.MADV_DONTNEED, start, length)
 
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+    def columns(
+        self, block: int, names: Sequence[str], *, key: str, gaps: bool = False
+    ) -> list[np.ndarray]:
         """Return columns of a block."""
         rows = self.matrix(block)
         return [rows[:, int(name)].copy() for name in names]
@@ -292,7 +297,9 @@ class Npz:
             )  # fmt: skip
         return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
 
-    def columns(self, block: int, names: Sequence[str], *, key: str) -> list[np.ndarray]:
+    def columns(
+        self, block: int, names: Sequence[str], *, key: str, gaps: bool = False
+    ) -> list[np.ndarray]:
         """Return the arrays of these names."""
         return [self._found[name] for name in names]
 

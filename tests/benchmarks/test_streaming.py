@@ -45,6 +45,7 @@ def dataset(path, **changes):
         "task": "regression", "source": "mmap", "block": BLOCK, "cap": 2 * BLOCK,
         "validation": 0.05, "test": 0.05, "standardise": True, "standardise_target": False,
         "separator": ",", "decimal": ".", "exclude": (),
+    "categories": "refuse", "missing": "refuse",
     }  # fmt: skip
     return data.make("file", settings=settings | changes, stream=partial(seeds.stream, 0))
 

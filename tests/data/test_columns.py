@@ -21,6 +21,7 @@ SETTINGS = {
     "task": "regression", "source": "memory", "block": 2, "cap": 65536, "validation": 0,
     "test": 0.25, "standardise": False, "standardise_target": False, "separator": ",",
     "decimal": ".", "exclude": (),
+    "categories": "refuse", "missing": "refuse",
 }  # fmt: skip
 NAMES = ["id", "age", "height", "weight", "name", "y"]
 

@@ -17,6 +17,7 @@ SETTINGS = {
     "features": ("a", "b"), "target": ("y",), "task": "regression", "source": "memory",
     "block": 8192, "cap": 65536, "validation": 0, "test": 0.2, "standardise": False,
     "standardise_target": False, "separator": ",", "decimal": ".", "exclude": (),
+    "categories": "refuse", "missing": "refuse",
 }  # fmt: skip
 ROWS = [(1.5, -2.25, 3.0), (0.5, 1e-3, 4.0), (1e5, 2.0, 5.0), (7.0, 8.0, 6.0), (9.0, 1.0, 7.0)]
 

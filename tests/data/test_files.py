@@ -24,6 +24,7 @@ ROWS = 40
 SETTINGS = {
     "task": "regression", "source": "memory", "block": 8192, "cap": 65536, "validation": 0.1,
     "test": 0.2, "standardise": False, "standardise_target": False, "separator": ",", "decimal": ".", "exclude": (),
+    "categories": "refuse", "missing": "refuse",
 }  # fmt: skip
 
 
@@ -367,8 +368,8 @@ def test_a_missing_label_is_no_class(tmp_path, kind, label):
     columns["kind"][11] = label
     path = write(tmp_path / f"t{kind}", columns)
     assert refused(path, target=("kind",), task="classes") == (
-        f"data.target=kind: data row 12 (counted from 1) is {label!r}, a missing label; leave the row "
-        "out, or call the class otherwise"
+        f"data.target=kind: data row 12 (counted from 1) is {label!r}, a missing label; data.missing=drop "
+        "leaves the row out, or call the class otherwise"
     )
 
 

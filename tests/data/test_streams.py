@@ -46,6 +46,7 @@ def made(path, seed=0, **changes):
         "path": str(path), "features": ("0", "1", "2"), "target": ("3",), "task": "regression",
         "source": "mmap", "block": BLOCK, "cap": 65536, "validation": 0.1, "test": 0.2,
         "standardise": False, "standardise_target": False, "separator": ",", "decimal": ".", "exclude": (),
+    "categories": "refuse", "missing": "refuse",
     }  # fmt: skip
     return data.make("file", settings=settings | changes, stream=partial(seeds.stream, seed))
 
