@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import sqlite3
 
 import commands
 import numpy as np
+import pytest
+from PIL import Image
 
 SMALL = ("tracking.uri=sqlite:///x.db", "backend=numpy", "backend.dtype=float64", "tracking.model=false", "data=file", "model=dense")  # fmt: skip
 
@@ -64,3 +68,81 @@ def test_a_bad_cell_is_one_line_and_leaves_nothing(tmp_path):
         "twingrad: data.features=b: data row 10 (counted from 1) holds the text 'much', no number\n"
     )
     assert [path.name for path in tmp_path.rglob("*")] == ["t.csv"]
+
+
+def test_a_packed_csv_of_another_land_is_trained_on_with_its_gaps_and_categories(tmp_path):
+    """What is documented for the shell, as the shell hands it over."""
+    lines = [f"{i};{'' if i == 4 else i / 2};{'ab'[i % 2]};{2 * i}".replace(".", ",") for i in range(40)]  # fmt: skip
+    text = "\n".join(["id;x;kind;y", *lines]) + "\n"
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+    done = call(
+        "data.path=t.csv.gz", 'data.separator=";"', 'data.decimal=","', "data.features=id:kind",
+        "data.exclude=id", "data.target=y", "data.categories=onehot", "data.missing=drop",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "outputs/runs").rglob("record.json")
+    facts = json.loads(path.read_text())["data"]["facts"]
+    assert facts["features"] == ["x", "kind=a", "kind=b"]
+    assert facts["missing"] == {"dropped": 1}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.separator=tab", "data.features=a:c"], "data.path=t.csv: has commas between its columns; 'data.separator=\",\"' reads it"),
+        (["data.separator=xx", "data.features=a"], "data.separator=xx: must be one ASCII character, such as ; or |, or tab"),
+        (["data.features=b:a"], "data.features=b:a: b comes after a in t.csv"),
+        (["data.features=all", "data.exclude=[z]"], "data.exclude=z: is no column of t.csv; it has a, b, y"),
+        (["data.features=all", "data.missing=zero"], "data.missing=zero: must be 'refuse', 'mean', 'median' or 'drop'"),
+        (["data.features=all", "data.categories=yes"], "data.categories=yes: must be 'refuse' or 'onehot'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_choice_of_columns_is_one_line_and_leaves_nothing(tmp_path, overrides, says):
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "1,2,3\n" * 9)
+    done = call("data.path=t.csv", "data.target=y", *overrides, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"twingrad: {says}\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["t.csv"]
+
+
+def stripes(root, size=6, each=12):
+    """Two classes of images: stripes from left to right, or from top to bottom."""
+    rng = np.random.default_rng(0)
+    for name in ("across", "down"):
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            values = np.where(np.arange(size) % 2, 255, 0) * np.ones((size, 1))
+            values = values.T if name == "across" else values
+            image = (np.repeat(values[..., None], 3, axis=2) * rng.uniform(0.5, 1)).astype(np.uint8)
+            Image.fromarray(image).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_a_network_tells_folders_of_images_apart(tmp_path, backend):
+    stripes(tmp_path / "mine")
+    done = commands.call(
+        "tracking.uri=sqlite:///x.db", "tracking.model=false", "data=images", "data.path=mine",
+        "model=cnn", "model.channels=[4]", "loss=cross_entropy", "train=minibatch",
+        "train.batch=4", "train.epochs=8", "optimizer=adam", "optimizer.lr=0.05",
+        f"backend={backend}", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (accuracy,) = query(tmp_path, "select value from metrics where key='eval/accuracy'")[0]
+    assert accuracy == 1
+    (path,) = (tmp_path / "outputs/runs").rglob("record.json")
+    assert json.loads(path.read_text())["data"]["facts"]["labels"] == ["across", "down"]
+
+
+def test_a_damaged_image_is_one_line_and_leaves_nothing(tmp_path):
+    stripes(tmp_path / "mine", each=4)
+    (tmp_path / "mine/down/2.png").write_bytes(b"no image")
+    before = sorted(tmp_path.rglob("*"))
+    done = commands.call(
+        "data=images", "data.path=mine", "model=cnn", "loss=cross_entropy", "train=minibatch",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        2, "twingrad: data.path=mine/down/2.png: cannot be read: it is no BMP, JPEG, PNG image\n",
+    )  # fmt: skip
+    assert sorted(tmp_path.rglob("*")) == before

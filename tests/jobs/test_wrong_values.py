@@ -21,6 +21,7 @@ BASES = {
     "article": ("experiment=article", "backend=numpy", "data.n=20", "train.epochs=2"),
     "cnn": ("experiment=digits_cnn", "backend=torch", "train.epochs=1"),
     "file": ("data=file", "data.path=none.csv", "model=mlp", "backend=numpy"),
+    "images": ("data=images", "data.path=none", "model=cnn", "loss=cross_entropy", "backend=torch"),
 }
 
 
