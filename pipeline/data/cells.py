@@ -11,7 +11,7 @@ from pipeline.config.types import ConfigError
 
 # What programs write where there is no value, in small letters.
 _MISSING = {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "null"}
-_DECIMAL_POINT = re.compile(r"\s*[-+]?[\d,]*\.[\d.,]+([eE][-+]?\d+)?\s*")
+_DECIMAL_POINT = re.compile(r"\s*[-+]?[\d,]*\.\d+([eE][-+]?\d+)?\s*")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[\d.]*,\d+([eE][-+]?\d+)?\s*")
 
 
@@ -100,15 +100,20 @@ def find_missing(values: np.ndarray) -> np.ndarray:
 
 
 def holds_text(values: np.ndarray, *, decimal: str) -> bool:
-    """Whether a column has a cell that is neither a number nor missing."""
+    """Whether a column has a cell that is neither missing nor a number, by either decimal mark.
+
+    A number with the other mark is none of the categories: it is a slip that is to be named.
+    """
     if values.dtype.kind != "U":
         return False
+    other = _DECIMAL_COMMA if decimal == "." else _DECIMAL_POINT
     for text in values.reshape(-1).tolist():
         if not _is_missing(text):
             try:
                 _number(text, decimal=decimal)
             except ValueError:
-                return True
+                if not other.fullmatch(text):
+                    return True
     return False
 
 

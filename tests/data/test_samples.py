@@ -292,6 +292,18 @@ def test_text_is_refused_unless_it_is_asked_for(tmp_path):
     )
 
 
+def test_numbers_with_the_other_decimal_mark_are_no_categories(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a;y\n" + "1,5;2\n" * 9 + "1.500;2\n")
+    text = refused(path, ["a"], separator=";", decimal=",", categories="onehot")
+    assert text.endswith("data row 10 (counted from 1) holds '1.500'; with data.decimal=, a number has no point")  # fmt: skip
+    text = refused(path, ["a"], separator=";", categories="onehot")
+    assert "data row 1 (counted from 1) holds '1,5', a decimal comma" in text
+    path.write_text("a;y\n" + "1,5;2\n" * 9 + "1.2.3;2\n")
+    names = made(path, ["a"], separator=";", decimal=",", categories="onehot").facts["features"]
+    assert names == ["a=1,5", "a=1.2.3"]
+
+
 def test_too_many_categories_are_one_line(tmp_path, monkeypatch):
     names = [f"n{i}" for i in range(1001)]
     path = write_colours(tmp_path / "t.npz", names)
