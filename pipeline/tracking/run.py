@@ -49,7 +49,8 @@ from pipeline.tracking.deliver import (
     split_folder,
 )
 from pipeline.tracking.spool import Message, Spool, now_ms
-from pipeline.tracking.store import TrackingError, ask_patiently, resolve_uri, say_once, sqlite_file
+from pipeline.tracking.sqlite import sqlite_file
+from pipeline.tracking.store import TrackingError, ask_patiently, resolve_uri, say_once
 
 LINKED = "linked."  # then a job's number and a run's id: a tag of a parent that counts it too
 _PARAM_LIMIT = 6000
