@@ -67,6 +67,7 @@ def progress(steps: int) -> Iterator[Callable[..., None]]:
 
 
 def _tell_score(score: tuple[str, float] | None) -> str:
+    """Return the score of the validation set as a progress line has it; empty before the first."""
     return "" if score is None else f"  val/{score[0]} {score[1]:.6g}"
 
 

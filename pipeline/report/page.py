@@ -130,21 +130,10 @@ def render_page(
         any_pairs=bool(blocks),
         pairs=[blocks[i] for i in range(len(blocks)) if i not in covered],
         by_seeds=[(group, [blocks[i] for i in group.covers]) for group in by_seeds],
-        images=[
-            {
-                "name": name,
-                "data": base64.b64encode(image).decode(),
-                "caption": _CAPTIONS.get(name.split(" ")[0], name),
-            }
-            for name, image in images.items()
-        ],
+        images=_embed_images(images),
         most_notes=MOST_NOTES,
         versions=_versions(records),
-        failed=[
-            (name, record.about.get("status"), record.about.get("message") or "no message")
-            for name, record in zip(named, records, strict=True)
-            if record.about.get("status", "FINISHED") != "FINISHED"
-        ],
+        failed=_list_failed(records, named=named),
         keys=keys,
         differing=[
             [name, *(as_cell(config.get(key, MISSING)) for key in keys)]
@@ -155,6 +144,29 @@ def render_page(
             for name, record in zip(named, records, strict=True)
         ],
     )
+
+
+def _embed_images(images: Mapping[str, bytes]) -> list[dict[str, str]]:
+    """Return each picture's name, its PNG file in base64, and its caption."""
+    return [
+        {
+            "name": name,
+            "data": base64.b64encode(image).decode(),
+            "caption": _CAPTIONS.get(name.split(" ")[0], name),
+        }
+        for name, image in images.items()
+    ]
+
+
+def _list_failed(
+    records: Sequence[RunRecord], *, named: Sequence[str]
+) -> list[tuple[str, str | None, str]]:
+    """Return name, status and message of the runs that did not finish."""
+    return [
+        (name, record.about.get("status"), record.about.get("message") or "no message")
+        for name, record in zip(named, records, strict=True)
+        if record.about.get("status", "FINISHED") != "FINISHED"
+    ]
 
 
 def _config_text(record: RunRecord, *, keys: Iterable[str]) -> str:

@@ -27,9 +27,10 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.generate import generate, stored
 from pipeline.stages.train import Report, Score, train
 from pipeline.tracking.deliver import Pace
+from pipeline.tracking.logger import Run
 from pipeline.tracking.query import find_record
 from pipeline.tracking.recover import close_dead_runs
-from pipeline.tracking.run import Run, open_run, reopen_run
+from pipeline.tracking.run import open_run, reopen_run
 from pipeline.tracking.store import prepare_store
 
 DATA = Path("outputs/data")

@@ -22,8 +22,8 @@ from pipeline import storage
 from pipeline.config.types import ConfigError
 from pipeline.redact import redact
 from pipeline.tracking.spool import Message, Spool, now_ms
+from pipeline.tracking.sqlite import HOME_TAG, sqlite_folder
 from pipeline.tracking.store import (
-    HOME_TAG,
     KEPT,
     OutsideError,
     StoreLostError,
@@ -33,7 +33,6 @@ from pipeline.tracking.store import (
     is_denied,
     is_lost,
     is_refused,
-    sqlite_folder,
 )
 from pipeline.tracking.views import describe_experiment
 

@@ -20,14 +20,8 @@ from pipeline.tracking import spool
 from pipeline.tracking.courier import COURIER
 from pipeline.tracking.deliver import HEARTBEAT, Journal, Pace, count_damaged
 from pipeline.tracking.spool import Message, Spool, now_ms
-from pipeline.tracking.store import (
-    ask_patiently,
-    describe_error,
-    resolve_uri,
-    say,
-    sqlite_file,
-    sqlite_folder,
-)
+from pipeline.tracking.sqlite import sqlite_file, sqlite_folder
+from pipeline.tracking.store import ask_patiently, describe_error, resolve_uri, say
 
 
 def close_dead_runs(*, stale: float) -> None:
