@@ -13,7 +13,7 @@ from pipeline.config.schema import Config, parse_config, read_accepted
 from pipeline.config.types import ConfigError
 from pipeline.naming import name_runs
 from pipeline.record.record import RunRecord
-from pipeline.sweeps.close import read_children
+from pipeline.sweeps.close import count_unfinished, read_children
 from pipeline.sweeps.evidence import print_step, probe_options
 from pipeline.sweeps.publish import publish_comparison
 
@@ -91,7 +91,7 @@ def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
     terminal.comparison(result, notes=notes, show=settings.parity.show)
     page = find_page(settings.tracking.experiment)
     terminal.where(folder, uri=settings.tracking.uri, page=page)
-    terminal.summary(result, unfinished=len(notes))
+    terminal.summary(result, unfinished=count_unfinished(recorded.children, jobs=recorded.jobs))
     return result.exit_code
 
 

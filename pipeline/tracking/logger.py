@@ -53,6 +53,10 @@ class Run:
     def __init__(
         self, run_id: str = "", *, parent: str | None = None, journal: Journal | None = None
     ) -> None:
+        """Begin now; `run_id` is the id of a run that the store has, for use without a `journal`.
+
+        `parent` is the id of the sweep's run, None for a run by itself.
+        """
         self.parent = parent
         self._id = run_id
         self._journal = journal
@@ -266,7 +270,7 @@ class Run:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as the text that the store keeps, without the passwords in it."""
+    """Return a value as the text of a parameter or tag, without secrets; structures as JSON."""
     if isinstance(value, str):
         return redact(value)
     structured = isinstance(value, dict | list | bool | None)

@@ -103,7 +103,10 @@ def _create_sqlite(path: Path) -> bool:
 
 
 def _open_sqlite(uri: str) -> None:
-    """Bring a store up to MLflow's version, let readers beside writers, and follow its folder."""
+    """Open a store in an SQLite file for writing, and mend its artifacts' URIs if it was moved.
+
+    Whatever MLflow or SQLAlchemy raises for a store that cannot be used is passed on.
+    """
     engine = create_engine(uri)
     try:
         with engine.connect() as connection:
@@ -155,5 +158,6 @@ def _follow_move(connection: Connection, path: Path) -> None:
 
 
 def _prefix(folder: Path) -> dict[str, Any]:
+    """Return a folder's URI and its length, as the parameters of a query by prefix."""
     prefix = f"{folder.as_uri()}/"
     return {"prefix": prefix, "n": len(prefix)}
