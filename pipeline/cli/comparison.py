@@ -100,7 +100,9 @@ def _check_request(settings: Config) -> None:
     if not set(settings.stages) <= {"probe", "compare"}:
         raise ConfigError("stages", list(settings.stages), "probe and compare stand alone")
     runs = list(settings.compare.runs)
-    if (len(runs) < 2) == (settings.compare.sweep is None):
+    if runs and settings.compare.sweep is not None:
+        raise ConfigError("compare.runs", runs, "does not go with compare.sweep; give one of them")
+    if len(runs) < 2 and settings.compare.sweep is None:
         raise ConfigError("compare.runs", runs, "give two or more runs, or compare.sweep")
 
 

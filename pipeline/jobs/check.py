@@ -160,6 +160,8 @@ def _check_loop(settings: Config) -> None:
 def _check_stages(settings: Config) -> None:
     """Refuse stages that cannot be run together."""
     stages = settings.stages
+    if len(set(stages)) < len(stages):
+        raise ConfigError("stages", list(stages), "must name each stage once")
     if {"probe", "compare"} & set(stages):
         raise ConfigError("stages", list(stages), "probe and compare stand alone")
     if "train" not in stages and stages != ("generate",):

@@ -90,6 +90,8 @@ def run(
     if settings.stages == ("generate",):
         print(f"data  {generate(job.dataset, folder=DATA)}")
         return RunRecord(about={"config": dict(job.values)})
+    if "generate" not in settings.stages:
+        stored(job.dataset, folder=DATA)  # refused before there is a store
     backend = backends.load(settings.backend.name)
     device = job.configure(backend)
     _fixed[settings.backend.name] = _once_only(settings)

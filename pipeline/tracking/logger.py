@@ -28,15 +28,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 import pipeline
 from pipeline.redact import redact
 from pipeline.tracking.courier import COURIER
-from pipeline.tracking.deliver import (
-    BATCH_METRICS,
-    BATCH_OTHERS,
-    PENDING,
-    Journal,
-    send_message,
-    split_batches,
-    split_folder,
-)
+from pipeline.tracking.deliver import PENDING, Journal, send_message
+from pipeline.tracking.messages import BATCH_METRICS, BATCH_OTHERS, split_batches, split_folder
 from pipeline.tracking.spool import Message, now_ms
 from pipeline.tracking.store import TrackingError, ask_patiently, say_once
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -169,8 +170,8 @@ def _check(uri: str) -> None:
         prepare_sqlite(uri)
     else:
         mlflow.set_tracking_uri(uri)
-    question = partial(MlflowClient().search_experiments, max_results=1)
     try:
+        question = partial(MlflowClient().search_experiments, max_results=1)
         ask_patiently(question) if uri.startswith("http") else question()
     except Exception as error:  # whatever a store raises, it is of no use
         reason = redact(str(error).splitlines()[0])
@@ -203,7 +204,10 @@ def is_refused(error: Exception) -> bool:
     """Whether the store answered and will never take this, so that repeating it is of no use."""
     if isinstance(error, ConfigError | OutsideError | FileNotFoundError | NotADirectoryError):
         return True
-    if isinstance(error, TypeError):  # a message that no client can send
+    # A message that no client can send, or no file system can name.
+    if isinstance(error, TypeError | UnicodeError | OverflowError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return True
     if _status(error) in _REFUSED_STATUS or is_denied(error):
         return True
