@@ -79,9 +79,9 @@ make = {RIGHT}
 
 Exit code {good}.
 """
-    pictures = """![Distance of the right pair over the steps, free and from equal states, beside float32's own error](parity-distance.png)
+    pictures = """![Each tensor's distance over its bound at each step, of the right pair](parity-distance.png)
 ![The same of the wrong port](parity-distance-wrong.png)
-![Each tensor's distance over its bound, rung by rung, of the right pair](parity-ladder.png)
+![Each tensor's largest distance over its bound, rung by rung, of the right pair](parity-ladder.png)
 ![The same of the wrong port](parity-ladder-wrong.png)
 """
     page = HERE / "parity.md"
