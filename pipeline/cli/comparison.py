@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from pipeline.config.schema import read_accepted
 from pipeline.config.types import ConfigError
 from pipeline.record.record import RunRecord
@@ -24,13 +26,14 @@ def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
     from pipeline import terminal
     from pipeline.config.schema import parse_config
     from pipeline.record.record import found_in
+    from pipeline.report.markdown import tell_command
     from pipeline.stages.compare import compare, may_be_probed, paired
     from pipeline.stages.probe import find_evidence, probe_and_save
     from pipeline.tracking.query import find_latest_sweep, find_record, find_sweep
     from pipeline.tracking.recover import close_dead_runs
     from pipeline.tracking.run import reopen_run
     from pipeline.tracking.store import use_store
-    from pipeline.tracking.views import find_page
+    from pipeline.tracking.views import find_page, find_runs_address
 
     settings = parse_config(values)
     if not set(settings.stages) <= {"probe", "compare"}:
@@ -84,6 +87,8 @@ def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
         notes=notes,
         unreadable=unreadable,
         together=len(runs) == 2,
+        command=tell_command(HydraConfig.get().overrides.task, multirun=False),
+        address=find_runs_address(settings.tracking.experiment, uri=settings.tracking.uri),
     )
     tolerance = settings.parity.rtol, settings.parity.atol
     if parent is not None and tolerance == (None, None):  # another bar is no news of the sweep

@@ -19,6 +19,7 @@ from pipeline.figures.settings import (
     group_by_settings,
     has_diverged,
     list_settings,
+    name_shortly,
     round_numbers,
     select_spread,
     spans_decades,
@@ -182,12 +183,14 @@ def _draw_sensitivity(axes: Axes, *, records: Sequence[RunRecord], key: str, sco
     names = list(dict.fromkeys(map(str, values)))
     across = np.array([names.index(str(v)) for v in values], float) if numbers is None else numbers
     scores = _read_scores(records, score)
+    several = len({record.label() for record in records}) > 1
     for label in dict.fromkeys(record.label() for record in records):
         members = np.array([record.label() == label for record in records]) & np.isfinite(scores)
         look = _look_of(records[[r.label() for r in records].index(label)], records)
         size = 14 if look["linewidth"] < 2 else 40
         axes.scatter(across[members], scores[members], s=size, color=[look["color"]],
-                     zorder=look["zorder"] + 1, linewidths=0, label=label)  # fmt: skip
+                     zorder=look["zorder"] + 1, linewidths=0,
+                     label=label if several else None)  # fmt: skip
         places = np.unique(across[members])
         means = [float(scores[members & (across == place)].mean()) for place in places]
         if numbers is not None:
@@ -252,17 +255,19 @@ def _draw_cost(records: Sequence[RunRecord], *, score: str) -> Figure:
         colouring = choose_colours(records)
         scores, seconds = _read_scores(records, score), np.array(list(map(_train_seconds, records)))
         axes.set_xscale("log")
-        kinds = list(STYLES)
-        for label in dict.fromkeys(record.label() for record in records):
-            members = np.array([record.label() == label for record in records])
-            kind = find_kind(records[int(np.argmax(members))])
-            colours: list[Any] = [STYLES.get(kind, OTHER_STYLE)["color"]]
-            if colouring is not None:
-                colours = list(colouring.colours)
+        kinds, known = list(STYLES), set()
+        for i, (record, name) in enumerate(zip(records, name_shortly(records), strict=True)):
+            kind, label = find_kind(record), record.label()
+            colour = STYLES.get(kind, OTHER_STYLE)["color"]
+            if colouring is not None:  # of one backend: its colours are told by a scale, or here
+                colour, label = colouring.colours[i], name if colouring.scale is None else ""
+            key = label if colouring is None else str(colour)
             axes.scatter(
-                seconds[members], scores[members], s=26, color=colours, alpha=0.85, linewidths=0.8,
-                marker=MARKERS[kinds.index(kind)] if kind in kinds else "o", label=label,
+                [seconds[i]], [scores[i]], s=26, color=[colour], alpha=0.85, linewidths=0.8,
+                marker=MARKERS[kinds.index(kind)] if kind in kinds else "o",
+                label=label if label and key not in known else None,
             )  # fmt: skip
+            known.add(key)
         _finish_scores(axes, records=records, across=seconds, score=score)
         use_plain_log(axes.xaxis)
         axes.set_xlabel("training (s)", fontsize=10)

@@ -86,8 +86,10 @@ def render_page(
     board: Table = ([], []),
     equal: Mapping[str, Equivalence] | None = None,
     by_seeds: Sequence[SeedVerdict] = (),
+    command: str = "",
+    address: str = "",
 ) -> str:
-    """Return the report as one HTML file that needs nothing else: no script, link or font.
+    """Return the report as one HTML file that needs nothing else: no script or font.
 
     Parameters
     ----------
@@ -110,6 +112,10 @@ def render_page(
     by_seeds
         Verdicts on groups whose runs drew their own starts; they are at the top, and the ladders of
         the pairs that they cover are folded.
+    command
+        The command line that repeats it.
+    address
+        Below it MLflow shows each run by its id: then the runs' ids are links.
     """
     named = name_runs(records)
     header, rows = summarise_runs(records)
@@ -127,6 +133,9 @@ def render_page(
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         notes=notes,
         what=_what(records),
+        command=command,
+        address=address if address.startswith(("http://", "https://")) else "",
+        machines=_machines(records),
         board=board,
         equal=[(name, test.sentence()) for name, test in (equal or {}).items()],
         header=header,
@@ -209,6 +218,17 @@ def _versions(records: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, s
         for backend, versions in by_backend.items()
         if versions
     ]
+
+
+def _machines(records: Sequence[RunRecord]) -> list[str]:
+    """Return on what the runs were made: each processor, and what computed where that is known."""
+    machines: dict[str, None] = {}
+    for record in records:
+        known = record.about.get("environment", {})
+        cpu, device = (str(known.get(name) or "") for name in ("cpu", "device"))
+        if cpu:
+            machines[cpu if device in ("", "cpu") else f"{cpu}, device {device}"] = None
+    return list(machines)
 
 
 def _pair(

@@ -138,6 +138,8 @@ def compare(
     notes: Sequence[str] = (),
     unreadable: Mapping[str, str] | None = None,
     together: bool = False,
+    command: str = "",
+    address: str = "",
 ) -> Comparison:
     """Pair, judge and draw recorded runs; write ``plots/``, ``report.html``, ``parity.json``.
 
@@ -158,6 +160,9 @@ def compare(
         By run, why its record could not be read.
     together
         Whether two records are a pair whatever they are of.
+    command, address
+        For the report: the command line that repeats it, and the address below which MLflow shows
+        each run by its id.
     """
     unreadable = unreadable or {}
     notes = [*notes, *(f"ERROR: {run} cannot be read: {why}" for run, why in unreadable.items())]
@@ -210,7 +215,7 @@ def compare(
         images = list_saved(draw_sweep(records), folder / "plots", formats=formats) | images
     text = render_page(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
-        board=board, equal=equal, by_seeds=by_seeds,
+        board=board, equal=equal, by_seeds=by_seeds, command=command, address=address,
     )  # fmt: skip
     storage.write_atomic(folder / "report.html", lambda file: file.write(text.encode()))
     about = {
