@@ -40,7 +40,8 @@ def sweep(folder: Path, *, line: str) -> tuple[str, int, Path]:
 def told(printed: str) -> str:
     """Return the ladder of what was printed: no progress, other tables, places or times."""
     lines = printed[printed.index(" rung ", printed.index("probing")) :].splitlines()
-    kept = [line.rstrip() for line in lines if not re.match(r"(plots|report|MLflow|A step takes)\b", line)]
+    other = re.compile(r"(plots|report|MLflow|A step takes)\b")
+    kept = [line.rstrip() for line in lines if not other.match(line)]
     return "\n".join(kept).rstrip()
 
 

@@ -100,7 +100,7 @@ def draw_overview(record: RunRecord, dataset: Dataset) -> Figure:
 
 
 def draw_comparison(
-    records: Sequence[RunRecord], dataset: Dataset, *, pairs: Sequence[Pair]
+    records: Sequence[RunRecord], dataset: Dataset | None, *, pairs: Sequence[Pair]
 ) -> dict[str, Figure]:
     """Draw all runs over each other, in the figures of `draw_run` but ``samples``, and ``ulps``.
 
@@ -111,12 +111,12 @@ def draw_comparison(
     records
         The runs. One that lacks what a figure needs is left out of that figure.
     dataset
-        What all of them were trained on.
+        What all of them were trained on; without it there is the figure ``ulps`` alone.
     pairs
         Runs whose parameters are compared step by step in the figure ``ulps``, and whose predicted
         classes in ``confusion``.
     """
-    drawings = _overlay(records, dataset, pairs=pairs)
+    drawings = {} if dataset is None else _overlay(records, dataset, pairs=pairs)
     measured = [(pair, apart) for pair in pairs if (apart := measure_apart(*pair))]
     if measured:
         drawings["ulps"] = partial(draw_all_ulps, measured, pairs=len(pairs))

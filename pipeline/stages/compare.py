@@ -195,9 +195,7 @@ def compare(
             for pair, ladder in zip(pairs, ladders, strict=True)
             if pair[0].about["data"]["digest"] == digest
         ]
-        figures = {}
-        if dataset is not None:
-            figures = draw_comparison(members, dataset, pairs=[pair for pair, _ in judged])
+        figures = draw_comparison(members, dataset, pairs=[pair for pair, _ in judged])
         figures |= draw_parity(judged)
         part = folder / "plots" if len(groups) == 1 else folder / "plots" / digest[:8]
         images |= {

@@ -171,6 +171,7 @@ def test_a_dot_stands_for_each_run_and_the_rates_are_on_a_logarithmic_axis(membe
     assert axes.get_xscale() == "log"
     joined = [line for line in axes.lines if len(line.get_xdata()) == 3]
     assert len(joined) == 2
+    assert all((np.diff(line.get_xdata()) > 0).all() for line in joined)
     assert all(line.get_marker() == "None" for line in joined)  # one marker a run: its dot
     cost = [c.get_offsets() for c in figures["cost"].axes[0].collections]
     assert sorted({float(y) for offsets in cost for _, y in offsets}) == sorted(
