@@ -106,6 +106,7 @@ def _draw_small_multiples(records: Sequence[RunRecord]) -> Figure:
              for runs in group_by_settings(chosen).values()]  # fmt: skip
     shown = [members for members in shown if members]
     settings = list_settings(records)
+    best = find_best(records)
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = new_figure(3.1 * columns, 2.5 * rows + 0.5)
@@ -119,7 +120,9 @@ def _draw_small_multiples(records: Sequence[RunRecord]) -> Figure:
             axes.plot(np.arange(1, len(loss) + 1), loss, **look)
         flat = identity.flatten(members[0].config)
         title = ", ".join(f"{key.removesuffix('.name')}={flat[key]}" for key in settings)
-        axes.set_title(textwrap.fill(round_numbers(title), 34), fontsize=8, loc="left")
+        weight = "bold" if any(record is best for record in members) else "normal"
+        text = textwrap.fill(round_numbers(title), 34)
+        axes.set_title(text, fontsize=8, loc="left", weight=weight)
         label_axes(axes, xlabel="step", ylabel="training loss" if i % columns == 0 else "")
         axes.locator_params(axis="x", nbins=5, integer=True)
         mark_single_points(axes)

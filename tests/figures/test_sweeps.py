@@ -198,6 +198,8 @@ def test_a_sweep_over_many_rates_and_backends_has_a_panel_for_each_setting(membe
     assert all(len(axes.lines) == 2 for axes in figure.axes)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[1] == "optimizer.lr=2.64e-05"
+    bold = [a for a in figure.axes if a._left_title.get_weight() == "bold"]
+    assert [a.get_title(loc="left") for a in bold] == ["optimizer.lr=0.0234"]
     assert "12 of 20 settings" in figure.legends[0].get_title().get_text()
     assert "best: torch, optimizer.lr=0.0234" in figure.legends[0].get_title().get_text()
     top = figure.axes[0].get_ylim()[1]
