@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from pipeline.config.schema import Config, parse_config, read_accepted
 from pipeline.config.types import ConfigError
 from pipeline.naming import name_runs
@@ -45,12 +47,13 @@ def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
     from pipeline import terminal
     from pipeline.record.record import found_in
+    from pipeline.report.markdown import tell_command
     from pipeline.stages.compare import compare
     from pipeline.stages.probe import find_evidence
     from pipeline.tracking.recover import close_dead_runs
     from pipeline.tracking.run import NOTE_TAG, reopen_run
     from pipeline.tracking.store import use_store
-    from pipeline.tracking.views import find_page
+    from pipeline.tracking.views import find_page, find_runs_address
 
     settings = parse_config(values)
     _check_request(settings)
@@ -79,6 +82,8 @@ def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
         notes=recorded.notes,
         unreadable=recorded.unreadable,
         together=len(runs) == 2,
+        command=tell_command(HydraConfig.get().overrides.task, multirun=False),
+        address=find_runs_address(settings.tracking.experiment, uri=settings.tracking.uri),
     )
     parent, notes = recorded.parent, recorded.notes
     tolerance = settings.parity.rtol, settings.parity.atol

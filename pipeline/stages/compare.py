@@ -154,6 +154,8 @@ def compare(
     notes: Sequence[str] = (),
     unreadable: Mapping[str, str] | None = None,
     together: bool = False,
+    command: str = "",
+    address: str = "",
 ) -> Comparison:
     """Pair, judge and draw recorded runs; write ``plots/``, ``report.html``, ``parity.json``.
 
@@ -174,6 +176,9 @@ def compare(
         By run, why its record could not be read.
     together
         Whether two records are a pair whatever they are of.
+    command, address
+        For the report: the command line that repeats it, and the address below which MLflow shows
+        each run by its id.
     """
     unreadable = unreadable or {}
     notes = [*notes, *(f"ERROR: {run} cannot be read: {why}" for run, why in unreadable.items())]
@@ -203,7 +208,7 @@ def compare(
         images = list_saved(draw_sweep(records), folder / "plots", formats=formats) | images
     text = render_page(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
-        board=board, equal=equal, by_seeds=by_seeds,
+        board=board, equal=equal, by_seeds=by_seeds, command=command, address=address,
     )  # fmt: skip
     storage.write_atomic(folder / "report.html", lambda file: file.write(text.encode()))
     result = Comparison(
@@ -243,11 +248,9 @@ def _draw_data_sets(
             if pair[0].about["data"]["digest"] == digest
         ]
         dataset = remade(groups[digest][0])
-        figures = {}
         if dataset is None:
             notes.append(f"The data {digest[:8]} cannot be made here: no pictures of it.")
-        else:
-            figures = draw_comparison(groups[digest], dataset, pairs=[pair for pair, _ in judged])
+        figures = draw_comparison(groups[digest], dataset, pairs=[pair for pair, _ in judged])
         figures |= draw_parity(judged)
         if len(groups) == 1:
             images |= list_saved(figures, folder, formats=formats)

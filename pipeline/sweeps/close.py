@@ -96,9 +96,9 @@ def _close_children(parent: Any) -> list[Any]:
 def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinished: int) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
     from pipeline import terminal
-    from pipeline.report.markdown import describe_sweep
+    from pipeline.report.markdown import describe_sweep, tell_command
     from pipeline.stages.compare import compare
-    from pipeline.tracking.views import find_page
+    from pipeline.tracking.views import find_page, find_runs_address
 
     settings, jobs, parent = read_settings(sweep.config), sweep.jobs, sweep.parent
     overrides = list(sweep.config.hydra.overrides.task)
@@ -126,6 +126,8 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinis
         hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
         notes=notes,
         unreadable=unreadable,
+        command=tell_command([*sweep.config.hydra.overrides.hydra, *overrides], multirun=True),
+        address=find_runs_address(settings.tracking.experiment, uri=settings.tracking.uri),
     )
     note = settings.tracking.note
     publish_comparison(

@@ -15,7 +15,7 @@ from pipeline.parity.equivalence import equivalence
 from pipeline.parity.growth import Growth
 from pipeline.parity.verdict import RUNGS, Finding, Ladder, Rung
 from pipeline.record.record import RunRecord
-from pipeline.report.markdown import describe_sweep
+from pipeline.report.markdown import describe_sweep, tell_command
 from pipeline.report.page import render_page
 from pipeline.report.sentences import tell_beside
 from pipeline.report.tables import (
@@ -292,6 +292,38 @@ def test_the_file_is_well_formed_and_needs_nothing_else():
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert base64.b64decode(sources[0].split(",")[1]) == PNG
     assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_it_says_the_command_that_repeats_it_the_machine_and_where_each_run_is():
+    known = {"environment": {"cpu": "x86_64 AuthenticAMD X86_V3", "device": "cpu"}}
+    runs = [make(run="1a2b", **known), make("tensorflow", run="3c4d", **known)]
+    runs[1].about["environment"] = known["environment"] | {"device": "cuda"}
+    command = tell_command(["backend=torch,tensorflow"], multirun=True)
+    text = html(runs, command=command, address="http://127.0.0.1:5000/#/experiments/1/runs")
+    assert "<pre>python -m pipeline -m \\\n  backend=torch,tensorflow</pre>" in text
+    links = [value for key, value in Parsed(text).attributes if key == "href"]
+    assert links == [
+        "http://127.0.0.1:5000/#/experiments/1/runs",
+        "http://127.0.0.1:5000/#/experiments/1/runs/1a2b",
+        "http://127.0.0.1:5000/#/experiments/1/runs/3c4d",
+    ]
+    assert not Parsed(text).open
+    assert "<dt>machine</dt><dd>x86_64 AuthenticAMD X86_V3</dd>" in text
+    assert "<dt>machine</dt><dd>x86_64 AuthenticAMD X86_V3, device cuda</dd>" in text
+    assert "torch 1.2.3" in text
+    assert "href" not in html(runs, address="javascript:alert(1)")
+
+
+def test_the_command_has_no_secret_and_nothing_that_the_program_adds_by_itself():
+    given = ["hydra.mode=MULTIRUN", "hydra/sweeper=optuna", "++hydra.job.env_set.A='1'",
+             "hydra.job.config.override_dirname.exclude_keys=[sweep]",
+             "tracking.uri=https://me:word@host/?token=abc", "seed=range(3)"]  # fmt: skip
+    command = tell_command(given, multirun=True)
+    assert command.split(" \\\n  ") == [
+        "python -m pipeline -m", "hydra/sweeper=optuna",
+        "'tracking.uri=https://***@host/?token=***'", "'seed=range(3)'",
+    ]  # fmt: skip
+    assert tell_command(["'stages=[compare]'"], multirun=False).startswith("python -m pipeline ")
 
 
 def test_hostile_text_is_only_text():

@@ -120,7 +120,11 @@ def test_parent_has_the_comparison(sweep):
     assert not any("." in name for name in settings)
     html = artifact(parent, "report.html").read_text()
     HTMLParser().feed(html)
-    assert not re.search(r"(src|href)=\"(?!data:|#)", html)
+    assert not re.search(r"src=\"(?!data:)", html)
+    page = f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs"
+    runs = [child.info.run_id for child in sweep[3].values()]
+    assert re.findall(r"href=\"([^\"]*)\"", html) == [page, *(f"{page}/{run}" for run in runs)]
+    assert "<pre>python -m pipeline -m" in html
     assert {"parity/max_ulp", "parity/max_absolute"} <= set(parent.data.metrics)
     for word in ("torch", "tensorflow", "PASS", "report", "make ui"):
         assert word in done.stdout
