@@ -491,9 +491,10 @@ def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
     text = describe_sweep(
         runs, overrides=["backend=torch,tensorflow", "optimizer.lr=range(1, 13)"], jobs=25,
         notes=["lr=3 FAILED: " + "x" * 1000], pairs=pairs, ladders=ladders, board=board,
+        note="For the meeting.", linked=[("lr=1", "#/experiments/1/runs/ab")],
     )  # fmt: skip
-    assert text.startswith("**Sweep**, 25 jobs")
-    assert "tags `linked.…` name those that an earlier one had finished" in text
+    assert text.startswith("For the meeting.\n\n**Sweep**, 25 jobs")
+    assert "by an earlier sweep:**\n\n- [lr=1](#/experiments/1/runs/ab)" in text
     command = (
         "python -m pipeline -m \\\n  backend=torch,tensorflow \\\n  'optimizer.lr=range(1, 13)'"
     )
