@@ -18,6 +18,7 @@ from pipeline.tracking.spool import now_ms
 from pipeline.tracking.store import TrackingError, ask_patiently, is_prepared
 
 LOCAL_PAGES = "http://127.0.0.1:5000"  # where `make ui` serves a local store
+MODE = "workflowType=machine_learning"  # MLflow's pages have another one, for language models
 VIEW = "twingrad"  # the name of the view of runs, few columns in order
 _COLUMNS = (
     "params.`backend.name`", "params.`optimizer.name`", "params.`optimizer.lr`", "params.`seed`",
@@ -67,14 +68,14 @@ def find_run_page(run: str) -> str:
         about = ask_patiently(lambda: MlflowClient().get_run(run)).info
     except (MlflowException, requests.RequestException, TrackingError):
         return ""
-    return f"/#/experiments/{about.experiment_id}/runs/{run}"
+    return f"/#/experiments/{about.experiment_id}/runs/{run}?{MODE}"
 
 
 def list_linked(children: Sequence[Any], parent: str) -> list[tuple[str, str]]:
     """Return name and page of those runs of a sweep that an earlier one had finished."""
     linked = [run for run in children if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent]
     return [
-        (run.info.run_name, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+        (run.info.run_name, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?{MODE}")
         for run in linked
     ]
 
@@ -101,5 +102,5 @@ def find_page(experiment: str) -> str:
         known = None
     if known is None:
         return ""
-    shown = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    shown = f"{MODE}&viewStateShareKey={VIEW}"
     return f"/#/experiments/{known.experiment_id}/runs?{shown}"
