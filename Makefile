@@ -56,6 +56,8 @@ bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compi
 docs: $(STAMP) ## Write what docs/ takes from the source, and run the example of docs/parity.md
 	$(BIN)/python docs/pairs.py
 	$(BIN)/python docs/loops.py
+	$(BIN)/python docs/api.py
+	$(BIN)/python docs/tour.py
 	$(BIN)/python docs/parity.py
 
 lint: $(STAMP) ## Style, types and the layers of the house
