@@ -70,3 +70,12 @@ def test_every_step_is_the_programs_to_the_bit(framework, tmp_path):
     assert [int(epoch) for epoch, *_ in printed] == list(range(20, 501, 20))
     last = [record.arrays[name][-1] for name in ("loss", "param/w", "param/b")]
     assert printed[-1][1:] == tuple(f"{value:.6f}" for value in last)
+    rows = re.findall(r"^\| .* \| ([-\d.]+) \|$", scratch_table(), re.M)
+    loss = record.arrays["loss"]
+    assert rows == [f"{value:.4f}" for value in (loss[0], loss[479], *last)]
+
+
+def scratch_table():
+    """The table of the article's page that has the from-scratch models."""
+    page = (DOCS / "article.md").read_text()
+    return page[page.index("## Update by hand") : page.index("## The question")]
