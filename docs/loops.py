@@ -216,11 +216,16 @@ def cut_function(path: Path, name: str) -> str:
 
 
 def cut_class(path: Path, name: str) -> str:
-    """Return a class's source as it is, with its decorators."""
+    """Return a class's source with its decorators and its docstring, without those of its methods."""
     text = path.read_text()
     node = _find(text, name, ast.ClassDef)
     start = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-    return "\n".join(text.splitlines()[start - 1 : node.end_lineno])
+    left_out: set[int] = set()
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and ast.get_docstring(method):
+            left_out |= set(range(method.body[0].lineno, (method.body[0].end_lineno or 0) + 1))
+    lines = enumerate(text.splitlines()[: node.end_lineno], start=1)
+    return "\n".join(line for i, line in lines if i >= start and i not in left_out)
 
 
 def read_ops(path: Path, names: tuple[str, ...]) -> str:

@@ -66,7 +66,10 @@ except ConfigError as error:
 
 
 def run_cells() -> list[str]:
-    """Run the code cells in their order in one namespace, here; return what each printed."""
+    """Run the code cells in their order in one namespace, here; return what each printed.
+
+    Lines that name a run's id and folder are left out: they are others each time.
+    """
     printed: list[str] = []
     names: dict[str, Any] = {}
     for kind, source in CELLS:
@@ -74,7 +77,8 @@ def run_cells() -> list[str]:
             shown = io.StringIO()
             with contextlib.redirect_stdout(shown):
                 exec(compile(source, "cell", "exec"), names)
-            printed.append(shown.getvalue())
+            lines = shown.getvalue().splitlines(keepends=True)
+            printed.append("".join(line for line in lines if not line.startswith("run     ")))
     return printed
 
 
