@@ -180,7 +180,10 @@ def count_outputs(settings: Config, dataset: Dataset) -> int:
     wanted = getattr(losses, name).targets
     if (wanted == "values") != (classes is None):
         has = f"{classes} classes" if classes else "continuous targets"
-        instead = "mse, mae or huber" if classes is None else "cross_entropy"
+        kinds = {"values"} if classes is None else {"classes", "binary" if classes == 2 else ""}
+        instead = " or ".join(
+            name for name, loss in sorted(list_functions(losses).items()) if loss.targets in kinds
+        )
         raise ConfigError("loss.name", name, f"data={dataset.name} has {has}; use {instead}")
     if wanted == "binary" and classes != 2:
         raise ConfigError(

@@ -61,6 +61,7 @@ def run(
     resume: bool,
     recover: bool = False,
     progress: Progress,
+    begun: Callable[[str], None] = lambda run: None,
 ) -> RunRecord:
     """Run the stages generate, train and evaluate as one tracked run.
 
@@ -78,6 +79,8 @@ def run(
         Whether to close the runs of dead processes first, as a command does at its start.
     progress
         Given the number of updates, opens what shows how far training is.
+    begun
+        Told the run's id as soon as there is one.
 
     Raises
     ------
@@ -109,8 +112,7 @@ def run(
     opened = _open_run(job, name=name, tags=tags, parent=parent, folder=folder)
     with checkpoints.held(goes_on=before is not None), opened as tracked:
         record.about["run"] = tracked.id
-        if parent is None:
-            print(f"run     {tracked.id}  {folder}", flush=True)
+        begun(tracked.id)
         checkpoints.about = {
             "run": tracked.id, "folder": str(folder.absolute()), "config": record.config,
         }  # fmt: skip

@@ -84,11 +84,13 @@ def test_every_block_says_where_it_belongs():
     assert all(re.match(r"# (pipeline|conf|tests)/", first) for first in code)
 
 
+@pytest.mark.long
 def test_what_the_page_adds_trains_and_passes(copy):
     told = in_copy(copy, "-c", TRAIN, *(" ".join((r, *QUICK)) for r in RUNS.values()))
     assert told.count("|PASS|") + told.count("|PASS\n") == len(RUNS)
 
 
+@pytest.mark.long
 def test_the_tests_of_all_options_take_it_up(copy):
     files = [f"tests/{name}" for name in FILES]
     out = in_copy(copy, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *files, "-k", ADDED)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.long
 def test_the_cells_print_what_the_notebook_shows(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tour = script("tour")

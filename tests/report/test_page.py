@@ -304,8 +304,8 @@ def test_it_says_the_command_that_repeats_it_the_machine_and_where_each_run_is()
     links = [value for key, value in Parsed(text).attributes if key == "href"]
     assert links == [
         "http://127.0.0.1:5000/#/experiments/1/runs",
-        "http://127.0.0.1:5000/#/experiments/1/runs/1a2b",
-        "http://127.0.0.1:5000/#/experiments/1/runs/3c4d",
+        "http://127.0.0.1:5000/#/experiments/1/runs/1a2b?workflowType=machine_learning",
+        "http://127.0.0.1:5000/#/experiments/1/runs/3c4d?workflowType=machine_learning",
     ]
     assert not Parsed(text).open
     assert "<dt>machine</dt><dd>x86_64 AuthenticAMD X86_V3</dd>" in text
