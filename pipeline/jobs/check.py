@@ -182,7 +182,9 @@ def count_outputs(settings: Config, dataset: Dataset) -> int:
         has = f"{classes} classes" if classes else "continuous targets"
         kinds = {"values"} if classes is None else {"classes", "binary" if classes == 2 else ""}
         instead = " or ".join(
-            name for name, loss in sorted(list_functions(losses).items()) if loss.targets in kinds
+            name
+            for name, loss in sorted(list_functions(losses).items())
+            if getattr(loss, "targets", None) in kinds
         )
         raise ConfigError("loss.name", name, f"data={dataset.name} has {has}; use {instead}")
     if wanted == "binary" and classes != 2:
