@@ -53,8 +53,11 @@ test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ra
 bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compiled, start-up
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,min,rounds -s $(ARGS)
 
-docs: $(STAMP) ## Write docs/pairs.md from the twins' source, and run the example of docs/parity.md
+docs: $(STAMP) ## Write what docs/ takes from the source, and run the example of docs/parity.md
 	$(BIN)/python docs/pairs.py
+	$(BIN)/python docs/loops.py
+	$(BIN)/python docs/api.py
+	$(BIN)/python docs/tour.py
 	$(BIN)/python docs/parity.py
 
 lint: $(STAMP) ## Style, types and the layers of the house

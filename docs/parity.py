@@ -38,9 +38,10 @@ def sweep(folder: Path, *, line: str) -> tuple[str, int, Path]:
 
 
 def told(printed: str) -> str:
-    """Return the ladder of what was printed: no progress, no other tables, no places."""
+    """Return the ladder of what was printed: no progress, other tables, places or times."""
     lines = printed[printed.index(" rung ", printed.index("probing")) :].splitlines()
-    kept = [line.rstrip() for line in lines if not re.match(r"(plots|report|MLflow)\b", line)]
+    other = re.compile(r"(plots|report|MLflow|A step takes)\b")
+    kept = [line.rstrip() for line in lines if not other.match(line)]
     return "\n".join(kept).rstrip()
 
 
@@ -79,9 +80,9 @@ make = {RIGHT}
 
 Exit code {good}.
 """
-    pictures = """![Distance of the right pair over the steps, free and from equal states, beside float32's own error](parity-distance.png)
+    pictures = """![Each tensor's distance over its bound at each step, of the right pair](parity-distance.png)
 ![The same of the wrong port](parity-distance-wrong.png)
-![Each tensor's distance over its bound, rung by rung, of the right pair](parity-ladder.png)
+![Each tensor's largest distance over its bound, rung by rung, of the right pair](parity-ladder.png)
 ![The same of the wrong port](parity-ladder-wrong.png)
 """
     page = HERE / "parity.md"

@@ -150,30 +150,6 @@ def differences(records: Sequence[RunRecord]) -> Table:
     return list(differing), rows if differing else []
 
 
-def sensitivity(records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]]]:
-    """Return, for each swept setting, the final scores at each of its values."""
-    finished = [record for record in records if record.about["status"] == "FINISHED"]
-    name = score_of(finished)
-    if name is None:
-        return {}
-    by_key: dict[str, dict[str, list[float]]] = {}
-    for key, values in swept(finished).items():
-        if key == "seed":
-            continue
-        by_value: dict[str, list[float]] = {}
-        for value, record in sorted(zip(values, finished, strict=True), key=_order):
-            by_value.setdefault(str(value), []).append(float(record.about["scores"][name]))
-        by_key[key] = by_value
-    return by_key
-
-
-def _order(item: tuple[Any, RunRecord]) -> tuple[int, float, str]:
-    """Return the sorting key of a value and its record: numbers by size, then all else by text."""
-    value = item[0]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (0, float(value), "") if number else (1, 0.0, str(value))
-
-
 def drew_own_start(record: RunRecord) -> bool:
     """Whether a run's first weights are its framework's own draw, which no other one can repeat."""
     return bool(record.config.get("model", {}).get("init") == "framework")

@@ -67,6 +67,7 @@ def progress(steps: int) -> Iterator[Callable[..., None]]:
 
 
 def _tell_score(score: tuple[str, float] | None) -> str:
+    """Return the score of the validation set as a progress line has it; empty before the first."""
     return "" if score is None else f"  val/{score[0]} {score[1]:.6g}"
 
 
@@ -299,7 +300,9 @@ def where(folder: Path, *, uri: str, page: str, run: str = "") -> None:
     if uri.startswith("http"):
         print(f"MLflow  {redact(uri.rstrip('/'))}{page}")
     elif uri.startswith("sqlite"):
-        print(f"MLflow  make ui, then http://127.0.0.1:5000{page}")
+        from pipeline.tracking.views import LOCAL_PAGES
+
+        print(f"MLflow  make ui, then {LOCAL_PAGES}{page}")
 
 
 def run(record: Any) -> None:

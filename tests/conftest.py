@@ -35,17 +35,11 @@ CONF = Path(__file__).parent.parent / "conf"
 
 @pytest.fixture(autouse=True)
 def no_inherited_store():
-    """Put the variable back in which MLflow keeps the store that a test used in this process.
+    """Begin without the variable in which MLflow keeps the store that this process used last.
 
-    A command that a later test starts with the whole environment would write there.
+    What a later test runs would write there: its own store is the one it names.
     """
-    name = "MLFLOW_TRACKING_URI"
-    before = os.environ.get(name)
-    yield
-    if before is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = before
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 class Run(NamedTuple):

@@ -73,13 +73,6 @@ def test_failed_runs_have_no_place():
     assert leaderboard.leaderboard([record(status="FAILED")]) == ([], [])
 
 
-def test_sensitivity_is_in_the_order_of_numbers():
-    runs = [record(lr=lr, accuracy=lr) for lr in (0.5, 0.05, 0.1)]
-    assert leaderboard.sensitivity(runs) == {
-        "optimizer.lr": {"0.05": [0.05], "0.1": [0.1], "0.5": [0.5]}
-    }
-
-
 def test_backends_are_tested_over_the_seeds_that_both_ran():
     runs = [record(backend, seed=s, accuracy=0.9 + 0.001 * s)
             for backend in ("torch", "tensorflow") for s in range(6)]  # fmt: skip

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from pipeline.redact import redact, redact_values
+from pipeline.redact import hide_words, redact, redact_values
 
 
 @pytest.mark.parametrize(
@@ -15,6 +17,11 @@ from pipeline.redact import redact, redact_values
         "failed: http://me:secret@host, again 'http://me:secret@host'",
         "https://host/x?token=secret&a=b", "mssql://host/db?user=me&password=secret",
         '["tracking.uri=http://me:secret@127.0.0.1:1"]',
+        "http://host/#access_token=secret", "http://host/?token='secret'", "http://host/?pass=secret",
+        "http://host/?token=\\'secret\\'", "http://host/?auth_token[]=secret", "https:/me:secret@host",
+        "//me:secret@host/x", "host?token%3Dsecret", "host?access_token1=secret", "?sas=secret&host",
+        "access_key=secret host", "host;AccountKey=secret==", "host AccountKey=secret==",
+        "host?authorization=Bearer%20secret", "http://host/?jwt=secret",
         "http://me:it'secret@host", 'http://me:a"secret@host', "'http://it'secret@host'",
     ],
 )  # fmt: skip
@@ -25,7 +32,11 @@ def test_passwords_are_taken_out_of_any_text(text):
     assert "host" in shown or "127.0.0.1" in shown
 
 
-@pytest.mark.parametrize("text", ["sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000", "a@b"])
+@pytest.mark.parametrize(
+    "text",
+    ["sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000", "a@b", "optimizer.key=3", "monkey=1",
+     "data.features=[a,b]", '["http://h?token=", "b"]', "// a comment: no user @ all"],
+)  # fmt: skip
 def test_what_holds_no_password_stays(text):
     assert redact(text) == text
 
@@ -36,6 +47,20 @@ def test_a_config_is_redacted_in_every_text():
     assert "secret" not in str(shown)
     assert (shown["a"]["b"][1:], shown["n"], list(shown)) == ([1, None], 2.0, ["a", "t", "n"])
     assert values["t"] == "x?token=secret"
+
+
+def test_json_stays_json():
+    values = {"uri": "http://h?token=secret", "quoted": '?key="secret"', "n": 1}
+    shown = json.loads(redact(json.dumps(values)))
+    assert "secret" not in str(shown)
+    assert (list(shown), shown["n"]) == (list(values), 1)
+
+
+def test_a_password_is_hidden_where_a_message_has_its_uri_in_parts():
+    words = ["experiment=https://me:secret@host"]
+    assert hide_words("experiment/https:/=me:secret@host: must be", words) == (
+        "experiment/https:/=***@host: must be"
+    )
 
 
 @pytest.mark.parametrize("start", ["?", "?a=b&", "?a=b;"])

@@ -140,6 +140,7 @@ def run_job(
         resume=resume,
         recover=parent is None,
         progress=progress or terminal.progress,
+        begun=lambda run: None if parent else print(f"run     {run}  {folder}", flush=True),
     )
     end = tell_training_end(record.about, steps=record.steps)
     if end:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.types import ConfigError
-from pipeline.redact import redact
+from pipeline.redact import hide_words, redact
 from pipeline.sweeps.callback import Refused
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == 
 def say(text: str) -> None:
     """Print one line to stderr, without secrets and line breaks."""
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"twingrad: {redact(' '.join(text.split()))}", file=sys.stderr, flush=True)
+        line = hide_words(redact(" ".join(text.split())), sys.argv[1:])
+        print(f"twingrad: {line}", file=sys.stderr, flush=True)
 
 
 def tell_error(error: BaseException) -> int:

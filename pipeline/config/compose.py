@@ -73,6 +73,8 @@ def explain_hydra(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None:
         allowed = ", ".join(sorted(map(str, cause.parent_node)))
+        if not allowed:
+            return f"{cause.full_key}: unknown key; what it is below of is one value"
         return f"{cause.full_key}: unknown key; allowed here: {allowed}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; put such a value in quotes: 'key=\"value\"'"

@@ -270,14 +270,24 @@ def streamed(
     )
     arrays: dict[str, np.ndarray] = {}
     for split in ("val", "test"):
-        pairs = [kept.pop(block) for block in chosen.get(split, ())]
-        if pairs:
-            x, y = (np.concatenate(column) for column in zip(*pairs, strict=True))
-            x, y = rescaled(x, source.moments), rescaled(y, source.target_moments)
-            if classes:
-                y = np.searchsorted(labels, y).astype(np.int64)[:, None]
-            arrays |= {f"x_{split}": x, f"y_{split}": y}
+        arrays |= _join_blocks([kept.pop(block) for block in chosen.get(split, ())], split, source)
     return arrays, facts, source
+
+
+def _join_blocks(
+    blocks: Sequence[tuple[np.ndarray, np.ndarray]], split: str, source: Source
+) -> dict[str, np.ndarray]:
+    """Return a split's samples and targets as they are scored, ``x_<split>`` and ``y_<split>``.
+
+    They are standardised as the training samples are, and labels become class numbers.
+    """
+    if not blocks:
+        return {}
+    x, y = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    x, y = rescaled(x, source.moments), rescaled(y, source.target_moments)
+    if source.labels is not None:
+        y = np.searchsorted(source.labels, y).astype(np.int64)[:, None]
+    return {f"x_{split}": x, f"y_{split}": y}
 
 
 class _Labels:

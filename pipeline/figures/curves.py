@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.data import Dataset
+from pipeline.figures.settings import choose_colours, find_best, name_shortly, tell_best
 from pipeline.figures.style import (
     MANY_RUNS,
     MARKERS,
@@ -19,11 +20,7 @@ from pipeline.figures.style import (
     Curve,
     Line,
 )
-from pipeline.naming import name_runs
 from pipeline.record.record import RunRecord
-
-if TYPE_CHECKING:
-    pass
 
 
 def is_planar(dataset: Dataset) -> bool:
@@ -35,13 +32,16 @@ def is_planar(dataset: Dataset) -> bool:
 def style_curves(records: Sequence[RunRecord]) -> list[Curve]:
     """Give each run the keyword arguments of its line.
 
-    A few runs of one label are told apart by markers, and carry their differing settings in the
-    legend; of many runs, only the first of each label has a legend entry.
+    The runs of one backend have a colour by what was swept. Of several backends a few runs of one
+    label are told apart by markers, and carry their differing settings in the legend; of many runs,
+    only the first of each label has a legend entry.
     """
+    if choose_colours(records) is not None:
+        return _colour_curves(records)
     many = len(records) > MANY_RUNS
     labels = [record.label() for record in records]
     curves = []
-    for i, (record, name) in enumerate(zip(records, name_runs(records), strict=True)):
+    for i, (record, name) in enumerate(zip(records, name_shortly(records), strict=True)):
         style = dict(STYLES.get(find_kind(record), OTHER_STYLE))
         before = labels[:i].count(labels[i])
         if many:
@@ -54,6 +54,22 @@ def style_curves(records: Sequence[RunRecord]) -> list[Curve]:
             if len(records) == 1:  # nothing to hide or to be hidden by
                 style["linewidth"] = 2.0
         curves.append((record, style))
+    return curves
+
+
+def _colour_curves(records: Sequence[RunRecord]) -> list[Curve]:
+    """Give each run of one backend the colour of its setting, and the best run a wide line."""
+    colouring, best = choose_colours(records), find_best(records)
+    assert colouring is not None
+    curves, known = [], set()
+    for record, name, colour in zip(records, name_shortly(records), colouring.colours, strict=True):
+        look = {"color": colour, "linestyle": "-", "linewidth": 1.6, "zorder": 4, "label": None}
+        if colouring.scale is None and str(colour) not in known:
+            look["label"] = name
+            known.add(str(colour))
+        if record is best:
+            look |= {"linewidth": 3.4, "zorder": 6, "label": tell_best(records)}
+        curves.append((record, look))
     return curves
 
 
@@ -87,8 +103,12 @@ def list_lines(curves: Sequence[Curve], dataset: Dataset) -> list[tuple[Line, di
 
 
 def select_losses(curves: Sequence[Curve]) -> list[Curve]:
-    """Return the runs that made at least one step."""
-    return [(record, style) for record, style in curves if record.steps]
+    """Return the runs of which a logarithmic axis can show at least one step."""
+    return [
+        (record, style)
+        for record, style in curves
+        if record.steps and (np.isfinite(loss := record.arrays["loss"]) & (loss > 0)).any()
+    ]
 
 
 def is_finite(record: RunRecord) -> bool:
@@ -122,7 +142,8 @@ def list_other_scores(curves: Sequence[Curve]) -> list[str]:
         dict.fromkeys(
             score
             for record, _ in curves
-            for score in record.named("val")
-            if score not in ("step", SAME_SCORE.get(record.config["loss"]["name"]))
+            for score, values in record.named("val").items()
+            if np.isfinite(values).any()
+            and score not in ("step", SAME_SCORE.get(record.config["loss"]["name"]))
         )
     )

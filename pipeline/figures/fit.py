@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.data import Dataset
 from pipeline.figures.curves import find_kind, find_optimum, is_planar, list_lines
+from pipeline.figures.settings import leave_out_diverged, mark_diverged, name_shortly
 from pipeline.figures.style import (
     BLACK,
     DOT_SIZES,
@@ -25,7 +26,6 @@ from pipeline.figures.style import (
     label_axes,
     new_figure,
 )
-from pipeline.naming import name_runs
 from pipeline.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -52,10 +52,13 @@ def list_classified(
 def list_residuals(
     curves: Sequence[Curve], dataset: Dataset
 ) -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
-    """Return each run's kind, predictions and residuals on the test samples, where finite."""
+    """Return each run's kind, predictions and residuals on the test samples, where finite.
+
+    Beside others, a run that diverged has none: its residuals say nothing but that.
+    """
     target = dataset.arrays["y_test"]
     residuals = []
-    for record, style in curves if dataset.classes is None else ():
+    for record, style in leave_out_diverged(curves) if dataset.classes is None else ():
         prediction = record.arrays.get("prediction")
         if prediction is None or prediction.shape != target.shape:
             continue
@@ -114,7 +117,7 @@ def draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> 
         shown = slice(None, None, -(-residual.size // MOST_DOTS))
         axes.scatter(
             across[shown], residual[shown], s=DOT_SIZES.get(kind, OTHER_DOT_SIZE),
-            color=style["color"], marker=style.get("marker", "o"), linewidths=0,
+            color=[style["color"]], marker=style.get("marker", "o"), linewidths=0,
             zorder=style["zorder"], label=style["label"], rasterized=True,
         )  # fmt: skip
     axes.axhline(0, color=BLACK, linewidth=0.8, zorder=2)
@@ -125,6 +128,7 @@ def draw_residuals(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> 
             axes.axhline(
                 sign * noise, color=BLACK, linewidth=0.8, dashes=(6, 2), zorder=7, label=label
             )
+    mark_diverged(axes, curves)
     label_axes(
         axes,
         xlabel="x" if is_planar(dataset) else "prediction ŷ (units of y)",
@@ -155,7 +159,7 @@ def draw_confusions(
     """Draw a confusion matrix a run, and say on how many samples the runs of each pair differ."""
     classified = list_classified(records, dataset)
     classes_of = {id(record): classes for record, classes in classified}
-    named = dict(zip(map(id, records), name_runs(records), strict=True))
+    named = dict(zip(map(id, records), name_shortly(records), strict=True))
     shown = classified[:MOST_PANELS]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)

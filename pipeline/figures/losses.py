@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.data import Dataset
 from pipeline.figures.curves import is_finite, mean_window, read_validation, select_losses
+from pipeline.figures.settings import has_diverged
 from pipeline.figures.style import (
     BLACK,
     GREY,
@@ -20,6 +21,7 @@ from pipeline.figures.style import (
     add_legend,
     label_axes,
     make_dotted,
+    mark_single_points,
     use_plain_log,
 )
 
@@ -33,7 +35,7 @@ def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     kinds = list(dict.fromkeys(record.config["loss"]["name"] for record, _ in drawn_curves))
     ends = []
     windows = {mean_window(record, dataset) for record, _ in drawn_curves} - {1}
-    lasting = [record.arrays["loss"] for record, _ in drawn_curves if is_finite(record)]
+    lasting = [record.arrays["loss"] for record, _ in drawn_curves if not has_diverged(record)]
     for record, style in drawn_curves:
         loss = record.arrays["loss"].astype(np.float64).reshape(-1)
         usable = np.isfinite(loss) & (loss > 0)
@@ -53,9 +55,10 @@ def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
         validated = read_validation(record, SAME_SCORE.get(record.config["loss"]["name"]))
         if validated:
             axes.plot(*validated, **make_dotted(style))
-        if not is_finite(record) and usable.any():
+        if has_diverged(record):
             last = int(np.flatnonzero(usable)[-1])
-            ends.append((steps[last], loss[last], style["color"]))
+            label = "diverged" if is_finite(record) else "ended: loss not finite"
+            ends.append((steps[last], loss[last], style["color"], label))
     if any(record.named("val") for record, _ in drawn_curves):
         axes.plot([], [], **make_dotted({"color": GREY, "linewidth": 2.0, "zorder": 1}),
                   label="dotted: validation samples")  # fmt: skip
@@ -69,25 +72,42 @@ def draw_loss(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
         least = min(float(loss[loss > 0].min(initial=np.inf)) for loss in lasting)
         if np.isfinite(least):
             axes.set_ylim(least / 2, 10 * float(max(loss.max() for loss in lasting)))
-    for i, (step, value, colour) in enumerate(ends):
-        axes.scatter(
-            [step], [min(value, axes.get_ylim()[1])], marker="X", s=70, color=colour, zorder=8,
-            edgecolors="white", linewidths=0.8, clip_on=False,
-            label="ended: loss not finite" if i == 0 else None,
-        )  # fmt: skip
-    use_plain_log(axes)
+    _mark_ends(axes, ends)
+    use_plain_log(axes.yaxis, most=9)
+    mark_single_points(axes)
     ylabel = LOSS_LABELS.get(kinds[0], kinds[0]) if len(kinds) == 1 else "each run's own loss"
     axes.locator_params(axis="x", integer=True)
     label_axes(axes, xlabel="learning step", ylabel=ylabel)
     add_legend(axes)
 
 
+def _mark_ends(axes: Axes, ends: Sequence[tuple[float, float, Any, str]]) -> None:
+    """Mark where runs ended that diverged: step, value, colour, and what the legend calls it."""
+    for i, (step, value, colour, label) in enumerate(ends):
+        axes.scatter(
+            [step], [np.clip(value, *axes.get_ylim())], marker="X", s=70, color=[colour], zorder=8,
+            edgecolors="white", linewidths=0.8, clip_on=False,
+            label=label if label not in [end[-1] for end in ends[:i]] else None,
+        )  # fmt: skip
+
+
 def draw_validation(axes: Axes, *, curves: Sequence[Curve], score: str) -> None:
     """Draw one score of the validation samples over the steps, for each run that has it."""
+    ends, lasting = [], []
     for record, style in curves:
         validated = read_validation(record, score)
-        if validated:
-            axes.plot(*validated, **style)
+        if validated is None or not validated[1].size:
+            continue
+        axes.plot(*validated, **style)
+        if has_diverged(record):
+            ends.append((validated[0][-1], validated[1][-1], style["color"], "diverged"))
+        else:
+            lasting += [validated[1].min(), validated[1].max()]
+    if ends and lasting:
+        air = 0.05 * float(max(lasting) - min(lasting)) or 0.05 * abs(float(max(lasting))) or 0.05
+        axes.set_ylim(float(min(lasting)) - air, float(max(lasting)) + air)
+        _mark_ends(axes, ends)
+    mark_single_points(axes)
     axes.locator_params(axis="x", integer=True)
     label = f"validation {SCORE_LABELS.get(score, score)}"
     label_axes(axes, xlabel="learning step", ylabel=label)

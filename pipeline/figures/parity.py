@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.figures.curves import style_curves
+from pipeline.figures.settings import name_shortly
 from pipeline.figures.style import (
     BLACK,
-    DISTANCE_STYLES,
     FEW_NUMBERS,
     GREY,
     LEAST_OVER,
@@ -30,10 +30,10 @@ from pipeline.figures.style import (
     draw_each,
     draw_panels,
     label_axes,
+    mark_single_points,
     new_figure,
     shorten_title,
 )
-from pipeline.naming import name_runs
 from pipeline.parity import distance
 from pipeline.parity.verdict import WORST, Ladder
 from pipeline.record.record import RunRecord
@@ -51,13 +51,13 @@ def draw_parity(judged: Sequence[Judged]) -> dict[str, Figure]:
     """
     judged = sorted(judged, key=lambda one: -WORST[one[1].verdict])
     runs = list({id(run): run for pair, _ in judged for run in pair}.values())
-    named = dict(zip(map(id, runs), name_runs(runs), strict=True))
+    named = dict(zip(map(id, runs), name_shortly(runs), strict=True))
     tensors = MOST_TENSORS if len(judged) == 1 else MOST_TENSORS // 2
     panels: dict[str, list[Callable[[Axes], None]]] = {}
     for (a, b), ladder in judged:
         title = f"{ladder.verdict}: {named[id(a)]} and {b.label()}"
         drawings: dict[str, Callable[[Axes], None]] = {}
-        if len(ladder.distances.get("apart", ())) > 1:
+        if ladder.ratios:
             drawings["distance"] = partial(_draw_distance, ladder=ladder, title=title)
         if any(not np.isnan(over) for rung in ladder.rungs for over in rung.tensors.values()):
             drawings["ladder"] = partial(_draw_ladder, ladder=ladder, title=title, most=tensors)
@@ -65,7 +65,7 @@ def draw_parity(judged: Sequence[Judged]) -> dict[str, Figure]:
             drawings["reference"] = partial(_draw_reference, pair=(a, b), ladder=ladder,
                                             title=title)  # fmt: skip
         counted = count_ulps(a, b)
-        if counted:
+        if any(apart.any() for apart in counted.values()):
             drawings["ulp_histogram"] = partial(_draw_counted, counted=counted, title=title)
         for name, draw in drawings.items():
             panels.setdefault(name, []).append(draw)
@@ -97,15 +97,15 @@ def measure_apart(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
 def count_ulps(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
     """Return how many ulps the parameters of two runs are apart after the start, number by number.
 
-    All steps together, and the first and the last where these are enough for a histogram. Of very
-    many numbers every so manieth, of steps that are evenly spread.
+    All steps together, and the first and the last. Of very many numbers every so manieth, of steps
+    that are evenly spread. Nothing of few parameters, each of which is in the figure ``ulps``.
     """
     left, right = a.named("param"), b.named("param")
     shared = [name for name in left if name in right]
     steps = min((len(side[name]) for side in (left, right) for name in shared), default=0)
-    if steps < 2:
-        return {}
     width = sum(left[name][0].size for name in shared)
+    if steps < 2 or width < FEW_NUMBERS:
+        return {}
     every = -(-width // MOST_SAMPLED)
     count = max(1, min(steps - 1, MOST_SAMPLED * every // width))
     rows = np.unique(np.linspace(1, steps - 1, count).round().astype(int))
@@ -119,8 +119,7 @@ def count_ulps(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
     whole = np.concatenate(columns, axis=1)
     part = "" if whole.size == width * (steps - 1) else f", {whole.size} of {width * (steps - 1)}"
     ends = {f"step {rows[0]}": whole[0], f"step {rows[-1]}": whole[-1]}
-    few = whole.shape[1] < FEW_NUMBERS or len(rows) == 1
-    return {f"all steps{part}": whole.reshape(-1)} | ({} if few else ends)
+    return {f"all steps{part}": whole.reshape(-1)} | ({} if len(rows) == 1 else ends)
 
 
 def draw_all_ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pairs: int) -> Figure:
@@ -131,7 +130,7 @@ def draw_all_ulps(measured: Sequence[tuple[Pair, dict[str, np.ndarray]]], *, pai
     width, height = 6.2 if columns == 1 else 9.0, 4.2 if rows == 1 else 3.2 * rows
     figure = new_figure(width, height)
     runs = list({id(run): run for pair, _ in measured for run in pair}.values())
-    named = dict(zip(map(id, runs), name_runs(runs), strict=True))
+    named = dict(zip(map(id, runs), name_shortly(runs), strict=True))
     for i, ((a, b), apart) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_ulps(axes, apart, width=width / columns, height=height / rows)
@@ -184,35 +183,40 @@ def _draw_ulps(axes: Axes, apart: Mapping[str, np.ndarray], *, width: float, hei
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.locator_params(axis="x", integer=True)
-    label_axes(axes, xlabel="learning step", ylabel="difference (ulps)")
+    mark_single_points(axes)
+    label_axes(axes, xlabel="learning step", ylabel="distance of the two runs in ulps")
     axes.legend(
         fontsize=8, frameon=False, loc="upper right", title=title, title_fontsize=8, ncols=columns
     )
 
 
 def _draw_distance(axes: Axes, *, ladder: Ladder, title: str) -> None:
-    """Draw the distances of the two runs over the steps, and the step of the first finding."""
-    # Without the start, which nothing was measured of.
-    curves = {
-        name: ladder.distances[name][1:] for name in DISTANCE_STYLES if name in ladder.distances
-    }
-    for order, (name, values) in enumerate(curves.items()):
-        look, finite = dict(DISTANCE_STYLES[name]), np.isfinite(values)
-        if not values.any():
-            look["label"] += ": always the same bits"
-        elif not finite.all():
-            look["label"] += f": not finite from step {int(np.argmin(finite)) + 1} on"
-        steps = np.arange(1, len(values) + 1)
-        axes.plot(steps[finite], values[finite], **look, zorder=3 + order)
+    """Draw at each step the largest distance over its bound of each tensor, the farthest seven."""
+    order = sorted(ladder.ratios, key=lambda tensor: -ladder.ratios[tensor].max(initial=0.0))
+    shown = [tensor for tensor in ladder.ratios if tensor in order[: len(PARAMETER_COLOURS)]]
+    for i, tensor in enumerate(shown):
+        values = ladder.ratios[tensor]
+        finite = np.isfinite(values)
+        said = f"at most {values.max(initial=0.0):.2g}" if values.any() else "always 0"
+        if not finite.all():
+            said = f"not finite at step {int(np.argmin(finite)) + 1}"
+        axes.plot(
+            np.arange(1, len(values) + 1)[finite], values[finite], color=PARAMETER_COLOURS[i],
+            linestyle=PARAMETER_STYLES[i % 3], linewidth=1.2, zorder=3 + i,
+            label=f"{shorten_tensor(tensor)}: {said}",
+        )  # fmt: skip
+    axes.axhline(1.0, color=GREY, linewidth=2.0, zorder=2.5, label="the bound")
     finding = ladder.finding
     if finding is not None and finding.step is not None:
         label = f"first finding ({finding.kind}): {finding.rung}, step {finding.step}"
         axes.axvline(finding.step, color="#a50f15", linewidth=1.2, dashes=(1, 1.5), label=label)
-    _from_zero(axes, list(curves.values()), zero="same bits")
+    _from_zero(axes, [*(ladder.ratios[tensor] for tensor in shown), np.ones(1)], zero="same bits")
+    mark_single_points(axes)
     axes.locator_params(axis="x", integer=True)
-    label_axes(axes, xlabel="learning step", ylabel="distance / norm of all parameters")
-    growth = "" if ladder.growth is None else f"\n{textwrap.fill(ladder.growth.text, 75)}"
-    add_legend(axes, title=f"{shorten_title(title)}{growth}")
+    label_axes(axes, xlabel="learning step", ylabel="distance / bound, from equal states")
+    few = len(shown) == len(order)
+    rest = "" if few else f"\n{len(shown)} of {len(order)} tensors, the farthest"
+    add_legend(axes, title=f"{shorten_title(title)}{rest}")
 
 
 def _draw_reference(axes: Axes, *, pair: Pair, ladder: Ladder, title: str) -> None:
@@ -225,7 +229,8 @@ def _draw_reference(axes: Axes, *, pair: Pair, ladder: Ladder, title: str) -> No
         axes.plot(np.flatnonzero(finite), values[finite], **look)
     _from_zero(axes, list(ladder.errors.values()), zero="0")
     axes.locator_params(axis="x", integer=True)
-    ylabel = "error (ulps of the norm of all parameters)"
+    mark_single_points(axes)
+    ylabel = "distance from the reference in ulps"
     label_axes(axes, xlabel="learning step", ylabel=ylabel)
     add_legend(axes, title=f"{shorten_title(title)}\nagainst {ladder.reference}")
 
@@ -251,14 +256,17 @@ def _from_zero(axes: Axes, curves: Sequence[np.ndarray], *, zero: str) -> None:
 
 
 def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
-    """Draw distance over bound of each tensor on each rung; dark orange is far beyond."""
+    """Draw distance over bound of each tensor on each rung; dark orange is far beyond.
+
+    The rows are in the order of the model; of many tensors the farthest are there.
+    """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     order = _tensors(ladder)
-    judged_by = {
-        rung.tensor for rung in ladder.rungs
-    }  # each rung has the cell that it is judged by
-    shown = set(sorted(order, key=lambda tensor: tensor not in judged_by)[:most])
+    farthest = _find_farthest(ladder)
+    # Each rung has the cell that it is judged by.
+    judged_by = {rung.tensor for rung in ladder.rungs}
+    shown = set(sorted(order, key=lambda t: (t not in judged_by, -farthest[t]))[:most])
     row_of = {tensor: row for row, tensor in enumerate(t for t in order if t in shown)}
     cells = {
         (row_of[tensor], column): float(over)
@@ -292,9 +300,7 @@ def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
     drawn = axes.imshow(np.ma.masked_invalid(grid), cmap=colours, norm=norm, aspect="auto")
     labels = [f"{rung.name}\n{rung.verdict}" for rung in ladder.rungs]
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(
-        range(len(row_of)), [re.sub(r"(.{15}).{3,}(.{9})", r"\1…\2", t) for t in row_of]
-    )
+    axes.set_yticks(range(len(row_of)), [shorten_tensor(tensor) for tensor in row_of])
     axes.tick_params(length=0, labelsize=7.5, labelbottom=False, labeltop=True)
     for edge in np.arange(len(row_of) + 1) - 0.5:
         axes.axhline(edge, color="white", linewidth=1.5, zorder=3)
@@ -308,17 +314,30 @@ def _draw_ladder(axes: Axes, *, ladder: Ladder, title: str, most: int) -> None:
         bar.ax.tick_params(labelsize=7.5)
         bar.ax.axhline(1, color=BLACK, linewidth=1.5)
     rest = len(order) - len(row_of)
-    more = f"\n{len(row_of)} of {len(order)} tensors, the farthest first" if rest else ""
+    more = f"\n{len(row_of)} of {len(order)} tensors, the farthest" if rest else ""
     axes.set_title(f"{shorten_title(title)}{more}", fontsize=9, loc="left")
 
 
 def _tensors(ladder: Ladder) -> list[str]:
-    """Return the tensors of a ladder, the farthest over its bound first."""
+    """Return the tensors of a ladder in the order of the model: as the rungs come to them.
+
+    Of a rung in which something is missing, as a gradient, the others' order stays.
+    """
+    return list(dict.fromkeys(tensor for rung in ladder.rungs for tensor in rung.tensors))
+
+
+def _find_farthest(ladder: Ladder) -> dict[str, float]:
+    """Return each tensor's largest distance over its bound; -1 where nothing was judged."""
     farthest: dict[str, float] = {}
     for rung in ladder.rungs:
         for tensor, over in rung.tensors.items():
             farthest[tensor] = max(farthest.get(tensor, -1.0), -1.0 if np.isnan(over) else over)
-    return sorted(farthest, key=lambda tensor: -farthest[tensor])
+    return farthest
+
+
+def shorten_tensor(name: str) -> str:
+    """Return the name of a tensor without its middle, if it is long."""
+    return re.sub(r"(.{15}).{3,}(.{9})", r"\1…\2", name)
 
 
 def _times(over: float) -> str:
@@ -355,8 +374,7 @@ def _draw_counted(axes: Axes, *, counted: Mapping[str, np.ndarray], title: str) 
     shown = slice(None, None, 1 + bars // 16)
     axes.set_xticks(range(bars)[shown], ["0", *powers][shown])
     axes.set_xlim(-0.7, bars - 0.3)
-    label_axes(axes, xlabel="ulps between the two runs, up to twice the number",
-            ylabel="part of the parameters' numbers")  # fmt: skip
+    label_axes(axes, xlabel="distance in ulps, bins double", ylabel="fraction of parameter values")
     add_legend(axes, title=shorten_title(title))
 
 

@@ -13,6 +13,7 @@ from pipeline import losses
 from pipeline.config.signatures import list_functions
 from pipeline.data import Dataset
 from pipeline.figures.curves import find_optimum, is_planar, read_line
+from pipeline.figures.settings import leave_out_diverged, mark_diverged
 from pipeline.figures.style import BLACK, Curve, Line, add_legend, label_axes
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ _MOST_SAMPLES = 20_000  # that the loss behind a path is the mean of
 def list_paths(
     curves: Sequence[Curve], dataset: Dataset
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """Return each run's path of ``(w, b)``, shape ``(rows, 2)``, up to its last finite row."""
+    """Return each run's path of ``(w, b)``, shape ``(rows, 2)``, up to its last finite row.
+
+    Beside others, a run that diverged has none.
+    """
     paths = []
-    for record, style in curves if is_planar(dataset) else ():
+    for record, style in leave_out_diverged(curves) if is_planar(dataset) else ():
         path = record.named("param")
         if set(path) != {"w", "b"} or any(len(rows) != rows.size for rows in path.values()):
             continue
@@ -51,7 +55,8 @@ def draw_path(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
         shown = np.where(near.all(axis=1, keepdims=True), path, np.nan)
         axes.plot(shown[:, 0], shown[:, 1], **style)
     for i, (path, _) in enumerate(paths):
-        for row, colour, name in ((path[0], "white", "start"), (path[-1], BLACK, "end")):
+        ends = [(path[0], "white", "start"), (path[-1], BLACK, "end")]
+        for row, colour, name in ends if len(path) > 1 else ends[1:]:
             axes.scatter(
                 row[0], row[1], s=30, color=colour, edgecolors=BLACK, linewidths=0.9, zorder=8,
                 label=name if i == 0 else None,
@@ -65,6 +70,7 @@ def draw_path(axes: Axes, *, curves: Sequence[Curve], dataset: Dataset) -> None:
     axes.set_xlim(*frame[:, 0])
     axes.set_ylim(*frame[:, 1])
     axes.locator_params(nbins=6)
+    mark_diverged(axes, curves)
     kind = _contours(axes, curves, dataset)
     if kind:
         axes.plot([], [], color="#b5b5b5", linewidth=0.9, label=f"training {kind}")

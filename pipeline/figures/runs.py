@@ -27,6 +27,7 @@ from pipeline.figures.fit import (
 from pipeline.figures.losses import draw_loss, draw_validation
 from pipeline.figures.parity import draw_all_ulps, measure_apart
 from pipeline.figures.path import draw_path, list_paths
+from pipeline.figures.settings import add_scale, group_by_settings, select_spread
 from pipeline.figures.style import (
     Curve,
     Pair,
@@ -44,21 +45,22 @@ if TYPE_CHECKING:
 
 
 def draw_run(record: RunRecord, dataset: Dataset) -> dict[str, Figure]:
-    """Draw one run: ``samples``, ``fit``, ``loss``, ``validation``, ``path`` and ``residuals``.
+    """Draw one run: ``fit``, ``loss``, ``validation``, ``path`` and ``residuals``.
 
-    A figure that makes no sense for the model or the data, or for which the record holds too
-    little, is left out: the line needs one feature and one target, the path two scalars at every
-    step, the residuals predictions. Of classes there is ``confusion`` instead of residuals.
+    ``samples`` is there of points of a plane through which no line was learned. A figure that makes
+    no sense for the model or the data, or for which the record holds too little, is left out: the
+    line needs one feature and one target, the path two scalars at every step, the residuals
+    predictions. Of classes there is ``confusion`` instead of residuals.
     """
 
     def draw_data(axes: Axes) -> None:
         draw_samples(axes, dataset)
         add_legend(axes)
 
-    drawings = {}
-    if is_planar(dataset):
-        drawings["samples"] = partial(draw_alone, draw_data, size=(6.2, 4.2))
-    return draw_each(drawings | _overlay([record], dataset))
+    drawings = _overlay([record], dataset)
+    if is_planar(dataset) and "fit" not in drawings:
+        drawings = {"samples": partial(draw_alone, draw_data, size=(6.2, 4.2))} | drawings
+    return draw_each(drawings)
 
 
 def draw_overview(record: RunRecord, dataset: Dataset) -> Figure:
@@ -98,21 +100,23 @@ def draw_overview(record: RunRecord, dataset: Dataset) -> Figure:
 
 
 def draw_comparison(
-    records: Sequence[RunRecord], dataset: Dataset, *, pairs: Sequence[Pair]
+    records: Sequence[RunRecord], dataset: Dataset | None, *, pairs: Sequence[Pair]
 ) -> dict[str, Figure]:
     """Draw all runs over each other, in the figures of `draw_run` but ``samples``, and ``ulps``.
+
+    Of many settings the best one and evenly spread ones are drawn.
 
     Parameters
     ----------
     records
         The runs. One that lacks what a figure needs is left out of that figure.
     dataset
-        What all of them were trained on.
+        What all of them were trained on; without it there is the figure ``ulps`` alone.
     pairs
         Runs whose parameters are compared step by step in the figure ``ulps``, and whose predicted
         classes in ``confusion``.
     """
-    drawings = _overlay(records, dataset, pairs=pairs)
+    drawings = {} if dataset is None else _overlay(records, dataset, pairs=pairs)
     measured = [(pair, apart) for pair in pairs if (apart := measure_apart(*pair))]
     if measured:
         drawings["ulps"] = partial(draw_all_ulps, measured, pairs=len(pairs))
@@ -123,7 +127,8 @@ def _overlay(
     records: Sequence[RunRecord], dataset: Dataset, *, pairs: Sequence[Pair] = ()
 ) -> dict[str, Callable[[], Figure]]:
     """Return what draws the figures that one run and many runs have in common."""
-    curves = style_curves(records)
+    chosen = select_spread(records)
+    curves = [curve for curve in style_curves(records) if any(curve[0] is run for run in chosen)]
     drawings: dict[str, Callable[[], Figure]] = {}
     both: dict[str, Any] = {"curves": curves, "dataset": dataset}
     if list_lines(curves, dataset):
@@ -137,9 +142,26 @@ def _overlay(
         drawings["path"] = partial(draw_alone, partial(draw_path, **both), size=(6.2, 4.8))
     if list_residuals(curves, dataset):
         drawings["residuals"] = partial(_draw_all_residuals, curves, dataset)
+    drawings = {
+        name: partial(_tell_settings, draw, records=records, chosen=chosen)
+        for name, draw in drawings.items()
+    }
     if list_classified(records, dataset):
         drawings["confusion"] = partial(draw_confusions, records, dataset, pairs=pairs)
     return drawings
+
+
+def _tell_settings(
+    draw: Callable[[], Figure], *, records: Sequence[RunRecord], chosen: Sequence[RunRecord]
+) -> Figure:
+    """Draw, and put the scale of the colours beside it and above it how many settings there are."""
+    figure = draw()
+    add_scale(figure, list(figure.axes), records)
+    cells = [group_by_settings(runs) for runs in (chosen, records)]
+    if len(cells[0]) < len(cells[1]):
+        text = f"{len(cells[0])} of {len(cells[1])} settings: the best and evenly spread ones"
+        figure.suptitle(text, fontsize=9)
+    return figure
 
 
 def _draw_validations(curves: Sequence[Curve], scores: Sequence[str]) -> Figure:

@@ -14,6 +14,7 @@ from pipeline.record.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 
@@ -58,13 +59,6 @@ PARAMETER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#000000", "#56
 PARAMETER_STYLES = ("-", (0, (4, 1.5)), ":")
 
 
-DISTANCE_STYLES: dict[str, dict[str, Any]] = {
-    "own": {"label": "float32's own error, one step", "color": "#56b4e9", "linewidth": 3.5},
-    "apart": {"label": "the two runs", "color": "#000000", "linewidth": 1.7},
-    "forced": {"label": "each step from equal states", "color": "#d55e00", "linewidth": 1.0},
-}
-
-
 MARKERS = "os^DvPph"
 
 
@@ -83,7 +77,7 @@ MOST_PLAIN_STEPS = 400  # a minibatch loss of more steps than this is drawn as a
 MOST_PANELS = 6
 
 
-MOST_MULTIPLES = 12
+MOST_MULTIPLES = 12  # settings of a sweep that are drawn: the best and evenly spread ones
 
 
 MOST_TENSORS = 30  # rows of a heat map; of several, half as many
@@ -193,7 +187,7 @@ def make_heading(record: RunRecord) -> str:
     values = record.config
     optimizer = values["optimizer"]
     parts = [record.label(), values["model"]["name"], values["loss"]["name"]]
-    return ", ".join([*parts, f"{optimizer['name']} lr={optimizer['lr']:g}"])
+    return ", ".join([*parts, f"{optimizer['name']} lr={optimizer['lr']:.3g}"])
 
 
 def shorten_title(title: str) -> str:
@@ -232,14 +226,28 @@ def add_legend(axes: Axes, *, title: str | None = None) -> None:
     )  # fmt: skip
 
 
-def use_plain_log(axes: Axes) -> None:
-    """Write the ticks of a short logarithmic axis as plain numbers, 0.05 and not 5 × 10⁻²."""
+def use_plain_log(axis: Axis, *, most: int = 6) -> None:
+    """Write the ticks of a short logarithmic axis as plain numbers, 0.05 and not 5 × 10⁻².
+
+    There are about as many as `most`, so that none lies on another.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    low, high = axes.get_ylim()
-    if low >= 1e-4 and high <= 1e4:
-        subs = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
-        short = high / low < 10  # powers of ten and their parts would be one or two ticks
-        axes.yaxis.set_major_locator(MaxNLocator(6) if short else LogLocator(subs=subs))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter(NullFormatter())
+    if high / low < 10:  # powers of ten and their parts would be one or two ticks
+        axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10]))
+    else:
+        few = high / low < 1e3 and most > 4
+        subs = (1.0, 2.0, 5.0) if few else (1.0,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=20 if few else most + 1))
+    if (low >= 1e-4 and high <= 1e4) or high / low < 10:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+
+
+def mark_single_points(axes: Axes) -> None:
+    """Give each line of one point a marker, without which it would not be seen."""
+    for line in axes.lines:
+        values = np.asarray(line.get_ydata(), dtype=np.float64)
+        if np.isfinite(values).sum() == 1 and line.get_marker() in ("None", "", None):
+            line.set_marker("o")

@@ -160,6 +160,8 @@ def _check_loop(settings: Config) -> None:
 def _check_stages(settings: Config) -> None:
     """Refuse stages that cannot be run together."""
     stages = settings.stages
+    if len(set(stages)) < len(stages):
+        raise ConfigError("stages", list(stages), "must name each stage once")
     if {"probe", "compare"} & set(stages):
         raise ConfigError("stages", list(stages), "probe and compare stand alone")
     if "train" not in stages and stages != ("generate",):
@@ -178,7 +180,12 @@ def count_outputs(settings: Config, dataset: Dataset) -> int:
     wanted = getattr(losses, name).targets
     if (wanted == "values") != (classes is None):
         has = f"{classes} classes" if classes else "continuous targets"
-        instead = "mse, mae or huber" if classes is None else "cross_entropy"
+        kinds = {"values"} if classes is None else {"classes", "binary" if classes == 2 else ""}
+        instead = " or ".join(
+            name
+            for name, loss in sorted(list_functions(losses).items())
+            if getattr(loss, "targets", None) in kinds
+        )
         raise ConfigError("loss.name", name, f"data={dataset.name} has {has}; use {instead}")
     if wanted == "binary" and classes != 2:
         raise ConfigError(

@@ -35,6 +35,7 @@ from pipeline.parity.rungs import (
     judge_update,
 )
 from pipeline.parity.tell import place_of
+from pipeline.parity.tested import run_tests
 from pipeline.parity.verdict import RUNGS, Accepted, Finding, Ladder, Rung
 from pipeline.record.record import RunRecord
 
@@ -162,6 +163,7 @@ def _put_together(
         ),
         growth=fit_growth(pair, distances or {}, failed=failed),
         distances=distances or {},
+        ratios=measure_ratios(pair) if distances else {},
         errors={} if pair.evidence is None else {
             side: pair.evidence.arrays[f"error/{side}"]
             for side in "ab" if f"error/{side}" in pair.evidence.arrays
@@ -202,6 +204,20 @@ def measure_distances(pair: Compared) -> dict[str, np.ndarray]:
                     largest = np.maximum(largest, _together(norms) / whole)
         curves[name] = np.concatenate([[0.0], largest])
     return curves
+
+
+def measure_ratios(pair: Compared) -> dict[str, np.ndarray]:
+    """Return by tensor the largest distance over its bound at each step; see `Ladder.ratios`."""
+    ratios: dict[str, np.ndarray] = {}
+    if pair.evidence is None or pair.tolerance is not None:
+        return ratios
+    steps = np.arange(1, pair.steps + 1)
+    for quantity in pair.shared("loss", "gradient", "slot", "parameter"):
+        for tested in [] if pair.unusable(quantity) else run_tests(pair, quantity, steps=steps):
+            if tested.test != "replay":  # of which the verdict takes no distance either
+                before = ratios.get(quantity.label, np.zeros(pair.steps))
+                ratios[quantity.label] = np.maximum(before, tested.ratios()[: pair.steps])
+    return ratios
 
 
 def _together(norms) -> np.ndarray:

@@ -117,6 +117,9 @@ class Ladder:
         By step from the start on, relative to the model's norm: ``apart`` (the two runs),
         ``forced`` (each step from equal states), ``own`` (the larger of both sides' own errors);
         those that were measured.
+    ratios
+        By tensor, at each step from 1 on the largest distance from equal states over its bound,
+        of the loss, gradients, optimizer state and parameters; only in memory, for a picture.
     errors
         Distance of ``a`` and ``b`` from the reference at each step, in ulps of the model's norm.
     notes
@@ -132,6 +135,7 @@ class Ladder:
     accepted: tuple[Accepted, ...] = ()
     growth: Growth | None = None
     distances: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    ratios: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     errors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     reference: str = ""
     notes: tuple[str, ...] = ()

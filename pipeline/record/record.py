@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline import storage
 
-FORMAT = 1
+FORMAT = 2  # of format 1, the digest does not cover the list of arrays, and may be missing
 _MAPPED = 1 << 20  # arrays of more bytes stay in their file until they are looked at
 
 
@@ -102,8 +102,8 @@ class RunRecord:
                 digests[name] = storage.file_digest(goal)
             else:
                 digests[name] = storage.file_digest(path)
-        about = {"format": FORMAT, "digest": _digest(self.about), "arrays": digests, **self.about}
-        text = json.dumps(about, indent=1)
+        facts = {"format": FORMAT, "arrays": digests, **self.about}
+        text = json.dumps({"digest": _digest(facts), **facts}, indent=1)
         storage.write_atomic(folder / "record.json", lambda file: file.write(text.encode()))
         for path in waiting:
             _waiting(path).replace(path)
@@ -121,13 +121,16 @@ class RunRecord:
         path = folder / "record.json"
         try:
             about = json.loads(path.read_text())
-            version, digests = int(about.pop("format")), dict(about.pop("arrays"))
-            facts = about.pop("digest", None)
+            version, facts = int(about["format"]), about.pop("digest", None)
+            digested = dict(about)
+            digests = dict(about.pop("arrays"))
+            del about["format"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder} holds no readable record ({error})") from None
         if version > FORMAT:
             raise ValueError(f"{folder} was written by a newer version (format {version})")
-        if facts is not None and facts != _digest(about):
+        unsigned = version == 1 and facts is None
+        if not unsigned and facts != _digest(about if version == 1 else digested):
             raise ValueError(f"{path} was altered after the run wrote it")
         arrays = {}
         for name, digest in digests.items():

@@ -9,6 +9,7 @@ from pipeline.leaderboard import SeedVerdict
 from pipeline.parity.equivalence import Equivalence
 from pipeline.parity.verdict import WORST, Ladder
 from pipeline.record.record import RunRecord
+from pipeline.redact import redact
 from pipeline.report.sentences import MOST_LINES, list_covered, sort_by_verdict
 from pipeline.report.tables import Pair, Table, tabulate_verdicts
 
@@ -16,10 +17,20 @@ from pipeline.report.tables import Pair, Table, tabulate_verdicts
 def tell_asked(overrides: Sequence[str], *, jobs: int | None, note: str | None = None) -> str:
     """Describe in Markdown what a sweep was asked for, below the user's own note."""
     many = "a search" if jobs is None else f"{jobs} jobs"
-    command = " \\\n  ".join(["python -m pipeline -m", *map(shlex.quote, overrides)])
+    command = tell_command(overrides, multirun=True)
     return (f"{note}\n\n" if note else "") + (
         f"**Sweep**, {many}; its runs are nested below.\n\n```\n{command}\n```\n"
     )
+
+
+def tell_command(overrides: Sequence[str], *, multirun: bool) -> str:
+    """Return the command line that was given, without the secrets in it.
+
+    What the program itself adds to Hydra's settings is left out.
+    """
+    own = ("hydra.mode=", "hydra.job.", "++hydra.job.")
+    given = [shlex.quote(redact(text)) for text in overrides if not text.startswith(own)]
+    return " \\\n  ".join(["python -m pipeline" + " -m" * multirun, *given])
 
 
 def describe_sweep(

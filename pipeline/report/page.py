@@ -36,10 +36,12 @@ from pipeline.report.tables import (
 
 _CAPTIONS = {
     "curves": "The training losses, a panel for each combination of what was swept; seeds lie over "
-    "each other. All panels have one scale.",
-    "sensitivity": "The final test score over each swept setting: a dot a run, lines through the "
-    "means over everything else.",
-    "cost": "The final test score over the time that training took, a mark a run.",
+    "each other. All panels have one scale; a cross is where a run that diverged leaves it.",
+    "sensitivity": "The final test score over each swept setting: a dot a run, and the means over "
+    "everything else, joined where the setting is a number. The star is the best run; crosses at "
+    "the edge are runs that diverged.",
+    "cost": "The final test score over the time that training took, a mark a run. The star is the "
+    "best run; crosses at the edge are runs that diverged.",
     "samples": "The training samples.",
     "fit": "The training samples with each run's learned line. The least-squares line is drawn "
     "longer than the learned ones, so that its ends show where they coincide.",
@@ -56,18 +58,20 @@ _CAPTIONS = {
     "ulps": "How many representable numbers lie between the two runs' parameters at each step; "
     "0 means the same bits. The axis is linear up to 1 and logarithmic above. A line at the top, "
     "at 2·10⁹ in float32, is a small number whose sign differs.",
-    "distance": "How far apart the two runs' parameters are after each step, relative to the norm "
-    "of all of them; how far a step takes them apart that starts from one state; and how far "
-    "float32 takes such a step from float64. Each step from equal states is judged, tensor by "
-    "tensor: how rounding grows over the steps of two free runs is told, and is no finding.",
+    "distance": "How far each step from equal states takes the two frameworks apart, tensor by "
+    "tensor, as a part of the bound that it is judged by: the largest of the tensor's gradient and "
+    "value. Above 1 is beyond the bound. How rounding grows over the steps of two free runs is in "
+    "ulps, and is no finding.",
     "ladder": "Each tensor's largest distance over its bound on each rung: 1 is at the bound, blue "
     "is within it, orange and framed beyond; = is the same bits, hatched was not judged, and what "
-    "is blank has no such tensor. Beyond it with a PASS is rounding at a kink: moved by single "
-    "roundings the step agrees.",
+    "is blank has no such tensor. The rows are in the order of the model. Beyond it with a PASS is "
+    "rounding at a kink: moved by single roundings the step agrees.",
     "reference": "How far each run's parameters are from those of the reference after each step, "
-    "in ulps of the norm of all parameters. In a pair that passes, what is nearer rounds better.",
-    "ulp_histogram": "How many representable numbers lie between the two runs' parameters, number "
-    "by number, after the start; 0 means the same bits. Both axes are logarithmic.",
+    "in ulps of the norm of all parameters together. In a pair that passes, what is nearer rounds "
+    "better.",
+    "ulp_histogram": "What fraction of the parameters' values is how far apart, value by value and "
+    "after the start, where the figure ulps has each tensor's farthest; 0 means the same bits. "
+    "Both axes are logarithmic.",
 }
 
 
@@ -82,8 +86,10 @@ def render_page(
     board: Table = ([], []),
     equal: Mapping[str, Equivalence] | None = None,
     by_seeds: Sequence[SeedVerdict] = (),
+    command: str = "",
+    address: str = "",
 ) -> str:
-    """Return the report as one HTML file that needs nothing else: no script, link or font.
+    """Return the report as one HTML file that needs nothing else: no script or font.
 
     Parameters
     ----------
@@ -106,6 +112,10 @@ def render_page(
     by_seeds
         Verdicts on groups whose runs drew their own starts; they are at the top, and the ladders of
         the pairs that they cover are folded.
+    command
+        The command line that repeats it.
+    address
+        Below it MLflow shows each run by its id: then the runs' ids are links.
     """
     named = name_runs(records)
     header, rows = summarise_runs(records)
@@ -123,6 +133,9 @@ def render_page(
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         notes=notes,
         what=_what(records),
+        command=command,
+        address=address if address.startswith(("http://", "https://")) else "",
+        machines=_machines(records),
         board=board,
         equal=[(name, test.sentence()) for name, test in (equal or {}).items()],
         header=header,
@@ -130,21 +143,10 @@ def render_page(
         any_pairs=bool(blocks),
         pairs=[blocks[i] for i in range(len(blocks)) if i not in covered],
         by_seeds=[(group, [blocks[i] for i in group.covers]) for group in by_seeds],
-        images=[
-            {
-                "name": name,
-                "data": base64.b64encode(image).decode(),
-                "caption": _CAPTIONS.get(name.split(" ")[0], name),
-            }
-            for name, image in images.items()
-        ],
+        images=_embed_images(images),
         most_notes=MOST_NOTES,
         versions=_versions(records),
-        failed=[
-            (name, record.about.get("status"), record.about.get("message") or "no message")
-            for name, record in zip(named, records, strict=True)
-            if record.about.get("status", "FINISHED") != "FINISHED"
-        ],
+        failed=_list_failed(records, named=named),
         keys=keys,
         differing=[
             [name, *(as_cell(config.get(key, MISSING)) for key in keys)]
@@ -155,6 +157,29 @@ def render_page(
             for name, record in zip(named, records, strict=True)
         ],
     )
+
+
+def _embed_images(images: Mapping[str, bytes]) -> list[dict[str, str]]:
+    """Return each picture's name, its PNG file in base64, and its caption."""
+    return [
+        {
+            "name": name,
+            "data": base64.b64encode(image).decode(),
+            "caption": _CAPTIONS.get(name.split(" ")[0], name),
+        }
+        for name, image in images.items()
+    ]
+
+
+def _list_failed(
+    records: Sequence[RunRecord], *, named: Sequence[str]
+) -> list[tuple[str, str | None, str]]:
+    """Return name, status and message of the runs that did not finish."""
+    return [
+        (name, record.about.get("status"), record.about.get("message") or "no message")
+        for name, record in zip(named, records, strict=True)
+        if record.about.get("status", "FINISHED") != "FINISHED"
+    ]
 
 
 def _config_text(record: RunRecord, *, keys: Iterable[str]) -> str:
@@ -205,6 +230,17 @@ def _versions(records: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, s
         for backend, versions in by_backend.items()
         if versions
     ]
+
+
+def _machines(records: Sequence[RunRecord]) -> list[str]:
+    """Return on what the runs were made: each processor, and what computed where that is known."""
+    machines: dict[str, None] = {}
+    for record in records:
+        known = record.about.get("environment", {})
+        cpu, device = (str(known.get(name) or "") for name in ("cpu", "device"))
+        if cpu:
+            machines[cpu if device in ("", "cpu") else f"{cpu}, device {device}"] = None
+    return list(machines)
 
 
 def _pair(

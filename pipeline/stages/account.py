@@ -18,7 +18,7 @@ from pipeline.jobs.job import Job
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
 from pipeline.redact import redact
-from pipeline.tracking.run import Run
+from pipeline.tracking.logger import Run
 
 
 @contextlib.contextmanager

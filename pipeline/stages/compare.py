@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +122,21 @@ class Comparison:
         """The worst pair counts: 1 (FAIL, ERROR) over 3 (ABSTAIN) over 0; no pair is ABSTAIN."""
         return {"PASS": 0, "ABSTAIN": 3}.get(self.worst, 1)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``parity.json`` holds: the verdicts, and the runs that have none."""
+        about = {
+            "format": 2,
+            "pairs": [
+                {"runs": [str(side.about.get("run", "")) for side in pair], **ladder.to_dict()}
+                for pair, ladder in zip(self.pairs, self.ladders, strict=True)
+            ],
+            "alone": [str(record.about.get("run", record.label())) for record in self.alone],
+            "unreadable": dict(self.unreadable),
+        }
+        if self.by_seeds:
+            about["over_seeds"] = [group.to_dict() for group in self.by_seeds]
+        return about
+
 
 def compare(
     records: Sequence[RunRecord],
@@ -138,6 +154,8 @@ def compare(
     notes: Sequence[str] = (),
     unreadable: Mapping[str, str] | None = None,
     together: bool = False,
+    command: str = "",
+    address: str = "",
 ) -> Comparison:
     """Pair, judge and draw recorded runs; write ``plots/``, ``report.html``, ``parity.json``.
 
@@ -158,6 +176,9 @@ def compare(
         By run, why its record could not be read.
     together
         Whether two records are a pair whatever they are of.
+    command, address
+        For the report: the command line that repeats it, and the address below which MLflow shows
+        each run by its id.
     """
     unreadable = unreadable or {}
     notes = [*notes, *(f"ERROR: {run} cannot be read: {why}" for run, why in unreadable.items())]
@@ -172,33 +193,10 @@ def compare(
         )
         for a, b in pairs
     ]  # fmt: skip
-    images: dict[str, bytes] = {}
-    groups = by_data(records)
-    drawn = _drawn(groups, pairs, ladders)
-    if len(drawn) < len(groups):
-        notes.append(
-            f"Pictures of {len(drawn)} of {len(groups)} data sets: of those that differ by their "
-            f"seed alone {_DRAWN}, the worst verdicts first."
-        )
-    for digest in drawn:
-        members = groups[digest]
-        dataset = remade(members[0])
-        if dataset is None:
-            notes.append(f"The data {digest[:8]} cannot be made here: no pictures of it.")
-        judged = [
-            (pair, ladder)
-            for pair, ladder in zip(pairs, ladders, strict=True)
-            if pair[0].about["data"]["digest"] == digest
-        ]
-        figures = {}
-        if dataset is not None:
-            figures = draw_comparison(members, dataset, pairs=[pair for pair, _ in judged])
-        figures |= draw_parity(judged)
-        part = folder / "plots" if len(groups) == 1 else folder / "plots" / digest[:8]
-        images |= {
-            name if len(groups) == 1 else f"{name} ({digest[:8]})": image
-            for name, image in list_saved(figures, part, formats=formats).items()
-        }
+    images, unseen = _draw_data_sets(
+        records, pairs=pairs, ladders=ladders, folder=folder / "plots", formats=formats
+    )
+    notes += unseen
     board: Table = ([], [])
     by_seeds = leaderboard.seed_verdicts(
         records, pairs=pairs, ladders=[ladder.verdict for ladder in ladders], margin=margin
@@ -210,29 +208,59 @@ def compare(
         images = list_saved(draw_sweep(records), folder / "plots", formats=formats) | images
     text = render_page(
         records, pairs=pairs, ladders=ladders, images=images, title=title, notes=notes,
-        board=board, equal=equal, by_seeds=by_seeds,
+        board=board, equal=equal, by_seeds=by_seeds, command=command, address=address,
     )  # fmt: skip
     storage.write_atomic(folder / "report.html", lambda file: file.write(text.encode()))
-    about = {
-        "format": 2,
-        "pairs": [
-            {"runs": [str(side.about.get("run", "")) for side in pair], **ladder.to_dict()}
-            for pair, ladder in zip(pairs, ladders, strict=True)
-        ],
-        "alone": [str(record.about.get("run", record.label())) for record in alone],
-        "unreadable": dict(unreadable),
-    }
-    if by_seeds:
-        about["over_seeds"] = [group.to_dict() for group in by_seeds]
-    text = json.dumps(about, indent=1, allow_nan=False)
-    storage.write_atomic(folder / "parity.json", lambda file: file.write(text.encode()))
-    return Comparison(
+    result = Comparison(
         records=records, pairs=pairs, alone=alone, ladders=ladders, folder=folder, board=board,
         equal=equal, unreadable=unreadable, by_seeds=by_seeds,
     )  # fmt: skip
+    verdicts = json.dumps(result.to_dict(), indent=1, allow_nan=False)
+    storage.write_atomic(folder / "parity.json", lambda file: file.write(verdicts.encode()))
+    return result
 
 
-def _drawn(
+def _draw_data_sets(
+    records: Sequence[RunRecord],
+    *,
+    pairs: Sequence[Pair],
+    ladders: Sequence[Ladder],
+    folder: Path,
+    formats: Sequence[str],
+) -> tuple[dict[str, bytes], list[str]]:
+    """Draw the runs and pairs of each data set; return PNGs by name, and notes on what has none.
+
+    Of several data sets each has a folder of its own, and its pictures the digest in their names.
+    """
+    groups = by_data(records)
+    drawn = _choose_drawn(groups, pairs, ladders)
+    notes = []
+    if len(drawn) < len(groups):
+        notes.append(
+            f"Pictures of {len(drawn)} of {len(groups)} data sets: of those that differ by their "
+            f"seed alone {_DRAWN}, the worst verdicts first."
+        )
+    images: dict[str, bytes] = {}
+    for digest in drawn:
+        judged = [
+            (pair, ladder)
+            for pair, ladder in zip(pairs, ladders, strict=True)
+            if pair[0].about["data"]["digest"] == digest
+        ]
+        dataset = remade(groups[digest][0])
+        if dataset is None:
+            notes.append(f"The data {digest[:8]} cannot be made here: no pictures of it.")
+        figures = draw_comparison(groups[digest], dataset, pairs=[pair for pair, _ in judged])
+        figures |= draw_parity(judged)
+        if len(groups) == 1:
+            images |= list_saved(figures, folder, formats=formats)
+        else:
+            saved = list_saved(figures, folder / digest[:8], formats=formats)
+            images |= {f"{name} ({digest[:8]})": image for name, image in saved.items()}
+    return images, notes
+
+
+def _choose_drawn(
     groups: Mapping[str, list[RunRecord]], pairs: Sequence[Pair], ladders: Sequence[Ladder]
 ) -> list[str]:
     """Return which data sets have pictures: of many seeds a few, the worst verdicts first."""

@@ -27,9 +27,10 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.stages.generate import generate, stored
 from pipeline.stages.train import Report, Score, train
 from pipeline.tracking.deliver import Pace
+from pipeline.tracking.logger import Run
 from pipeline.tracking.query import find_record
 from pipeline.tracking.recover import close_dead_runs
-from pipeline.tracking.run import Run, open_run, reopen_run
+from pipeline.tracking.run import open_run, reopen_run
 from pipeline.tracking.store import prepare_store
 
 DATA = Path("outputs/data")
@@ -60,6 +61,7 @@ def run(
     resume: bool,
     recover: bool = False,
     progress: Progress,
+    begun: Callable[[str], None] = lambda run: None,
 ) -> RunRecord:
     """Run the stages generate, train and evaluate as one tracked run.
 
@@ -77,6 +79,8 @@ def run(
         Whether to close the runs of dead processes first, as a command does at its start.
     progress
         Given the number of updates, opens what shows how far training is.
+    begun
+        Told the run's id as soon as there is one.
 
     Raises
     ------
@@ -89,6 +93,8 @@ def run(
     if settings.stages == ("generate",):
         print(f"data  {generate(job.dataset, folder=DATA)}")
         return RunRecord(about={"config": dict(job.values)})
+    if "generate" not in settings.stages:
+        stored(job.dataset, folder=DATA)  # refused before there is a store
     backend = backends.load(settings.backend.name)
     device = job.configure(backend)
     _fixed[settings.backend.name] = _once_only(settings)
@@ -106,8 +112,7 @@ def run(
     opened = _open_run(job, name=name, tags=tags, parent=parent, folder=folder)
     with checkpoints.held(goes_on=before is not None), opened as tracked:
         record.about["run"] = tracked.id
-        if parent is None:
-            print(f"run     {tracked.id}  {folder}", flush=True)
+        begun(tracked.id)
         checkpoints.about = {
             "run": tracked.id, "folder": str(folder.absolute()), "config": record.config,
         }  # fmt: skip

@@ -49,6 +49,7 @@ class OpenParent(Callback):
 def _open_parent(config: DictConfig, jobs: int | None) -> None:
     """Prepare the store, open the parent run and show the board; a search finds its study first."""
     from pipeline.report.markdown import tell_asked
+    from pipeline.stages.run import read_commit
     from pipeline.sweeps.live.board import Board
     from pipeline.tracking.query import is_sweep_running
     from pipeline.tracking.recover import close_dead_runs
@@ -68,6 +69,7 @@ def _open_parent(config: DictConfig, jobs: int | None) -> None:
     tags: dict[str, Any] = flatten(OmegaConf.to_container(place.tags, resolve=True))  # type: ignore[arg-type]
     if place.note is not None:
         tags[NOTE_TAG] = place.note  # `make compare` describes the sweep anew
+    tags["git.commit"] = read_commit()
     parent = create_run(
         experiment=place.experiment,
         artifacts=place.artifacts,

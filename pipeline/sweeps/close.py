@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config.schema import read_accepted
@@ -16,7 +17,7 @@ from pipeline.sweeps.evidence import make_evidence
 from pipeline.sweeps.launchers import end_workers
 from pipeline.sweeps.opened import OpenSweep, find_open_sweep, forget_open_sweep
 from pipeline.sweeps.plan import read_settings
-from pipeline.sweeps.publish import publish_comparison
+from pipeline.sweeps.publish import log_distances, publish_comparison
 from pipeline.sweeps.workers import ask_jobs_to_stop, must_wait_for_jobs, redact_multirun
 
 
@@ -55,11 +56,9 @@ def _close_parent(sweep: OpenSweep, *, interrupted: bool) -> int:
         close_run(parent.id, "KILLED" if interrupted else "FAILED")
         delete_run(parent.id)
         return 0
-    failed = [child for child in children if child.info.status != "FINISHED"]
     status, code = ("KILLED" if interrupted else "FAILED"), 1
     try:
-        missing = max((sweep.jobs or 0) - len(children), 0)
-        unfinished = len(failed) + missing
+        unfinished = count_unfinished(children, jobs=sweep.jobs)
         worst = _report(sweep, children, interrupted=interrupted, unfinished=unfinished)
         if not unfinished and not interrupted:
             status, code = "FINISHED", worst
@@ -69,6 +68,12 @@ def _close_parent(sweep: OpenSweep, *, interrupted: bool) -> int:
     finally:
         close_run(parent.id, status)
     return code
+
+
+def count_unfinished(children: Sequence[Any], *, jobs: int | None) -> int:
+    """Return how many jobs did not end as they should, those that never started included."""
+    failed = sum(child.info.status != "FINISHED" for child in children)
+    return failed + max((jobs or 0) - len(children), 0)
 
 
 def _close_children(parent: Any) -> list[Any]:
@@ -91,9 +96,9 @@ def _close_children(parent: Any) -> list[Any]:
 def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinished: int) -> int:
     """Compare the finished children and put tables, pictures and report on the parent."""
     from pipeline import terminal
-    from pipeline.report.markdown import describe_sweep
+    from pipeline.report.markdown import describe_sweep, tell_command
     from pipeline.stages.compare import compare
-    from pipeline.tracking.views import find_page
+    from pipeline.tracking.views import find_page, find_runs_address
 
     settings, jobs, parent = read_settings(sweep.config), sweep.jobs, sweep.parent
     overrides = list(sweep.config.hydra.overrides.task)
@@ -121,11 +126,14 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinis
         hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
         notes=notes,
         unreadable=unreadable,
+        command=tell_command([*sweep.config.hydra.overrides.hydra, *overrides], multirun=True),
+        address=find_runs_address(settings.tracking.experiment, uri=settings.tracking.uri),
     )
     note = settings.tracking.note
     publish_comparison(
         parent, result, overrides=overrides, jobs=jobs, notes=notes, children=children, note=note
     )
+    log_distances(parent, result, points=settings.tracking.max_points)
     terminal.comparison(result, notes=_untold(sweep, notes), show=settings.parity.show)
     if jobs is None:
         best = search.best(sweep.config)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from pipeline.naming import name_runs
 from pipeline.parity.evidence import METHOD_NAME
 from pipeline.parity.verdict import WORST
+
+_CURVES = 12  # pairs of a sweep whose distance is a metric over the steps
 
 
 def publish_comparison(
@@ -63,6 +69,24 @@ def publish_comparison(
         by_seeds=result.by_seeds, note=note, linked=list_linked(children, parent.id),
     )  # fmt: skip
     parent.describe(text)
+
+
+def log_distances(parent: Any, result: Any, *, points: int) -> None:
+    """Log how far each pair is apart over the steps, relative to the model's norm.
+
+    One metric a pair, of the first `_CURVES` pairs: of hundreds a page shows none well.
+    """
+    names = dict(zip(map(id, result.records), name_runs(result.records), strict=True))
+    for (a, b), ladder in list(zip(result.pairs, result.ladders, strict=True))[:_CURVES]:
+        apart = ladder.distances.get("apart")
+        if apart is None:
+            continue
+        pair = f"{names[id(a)]} against {b.label()}" if len(result.pairs) > 1 else ""
+        name = re.sub(r"[^\w.\- :/]+", " ", f"parity/distance {pair}".strip())[:250]
+        finite = np.isfinite(apart)
+        steps = np.arange(len(apart))[finite]
+        if len(steps):
+            parent.log_series({name: apart[finite]}, steps=steps, points=points)
 
 
 def _tag_runs(result: Any) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_LOGGED_ARTIF
 from pipeline import storage
 from pipeline.config.types import ConfigError
 from pipeline.redact import redact
+from pipeline.tracking.messages import halve, is_message, split_batches, split_folder
 from pipeline.tracking.spool import Message, Spool, now_ms
+from pipeline.tracking.sqlite import HOME_TAG, sqlite_folder
 from pipeline.tracking.store import (
-    HOME_TAG,
     KEPT,
     OutsideError,
     StoreLostError,
@@ -33,11 +34,9 @@ from pipeline.tracking.store import (
     is_denied,
     is_lost,
     is_refused,
-    sqlite_folder,
 )
 from pipeline.tracking.views import describe_experiment
 
-BATCH_METRICS, BATCH_OTHERS = 800, 100  # 1000 of all kinds in a call
 HEARTBEAT = "heartbeat"
 PENDING = "pending-"  # then a run's mark: its name as long as the store gave none
 _experiments: dict[tuple[str, str], str] = {}
@@ -186,7 +185,7 @@ class Journal:
             needed = "create" in batch or ("end" in batch and is_denied(error))
             if not is_refused(error) or needed:
                 raise
-            parts = [] if is_denied(error) else _halve(batch)
+            parts = [] if is_denied(error) else halve(batch)
             if parts:
                 for part in parts:
                     self._deliver_batch(client, part)
@@ -230,91 +229,6 @@ def _check_inside(batch: Message, *, folder: Path, root: Path | None) -> None:
 def _lies_inside(path: Path, root: Path | None) -> bool:
     """Whether a path, with links followed, lies in a folder; any does where that is None."""
     return root is None or path.resolve().is_relative_to(root.resolve())
-
-
-def split_folder(batch: Message, *, folder: Path) -> list[Message]:
-    """Return the files of a folder, one message each; what is no folder as it is."""
-    start, target = folder / batch["folder"], Path(batch["target"] or "")
-    if not start.is_dir():
-        return [{"file": batch["folder"], "target": batch["target"]}]
-    messages: list[Message] = []
-    for path in sorted(path for path in start.rglob("*") if path.is_file()):
-        place = (target / path.parent.relative_to(start)).as_posix()
-        messages.append(
-            {"file": os.path.relpath(path, folder), "target": None if place == "." else place}
-        )
-    return messages
-
-
-def _halve(batch: Message) -> list[Message]:
-    """Return two halves of a batch; nothing if it cannot be cut."""
-    if not set(batch) <= {"params", "tags", "metrics"}:
-        return []
-    if len(batch) > 1:
-        return [{kind: values} for kind, values in batch.items()]
-    ((kind, values),) = batch.items()
-    entries = list(values if kind == "metrics" else values.items())
-    middle = len(entries) // 2
-    halves = [entries[:middle], entries[middle:]] if middle else []
-    return [{kind: half if kind == "metrics" else dict(half)} for half in halves]
-
-
-def is_message(message: Message) -> bool:
-    """Whether a line of a queue can be delivered; a damaged one is passed over."""
-    match message:
-        case {"create": dict(about)}:
-            texts = ("experiment", "artifacts", "name", "mark")
-            return all(isinstance(about.get(key), str) for key in texts) and (
-                isinstance(about.get("tags"), dict) and isinstance(about.get("time"), int)
-            )
-        case {"params": dict(values)} | {"tags": dict(values)}:
-            return all(isinstance(value, str) for value in values.values())
-        case {"metrics": list(rows)}:
-            return all(map(_is_row, rows))
-        case {"table": _, "name": str()}:
-            return True
-        case {"file": str(), "target": _} | {"folder": str(), "target": _}:
-            return True
-        case {"input": dict()} | {"end": "FINISHED" | "FAILED" | "KILLED", "time": int()}:
-            return True
-    return False
-
-
-def _is_row(row: Any) -> bool:
-    """Whether a row of a message is a metric: key, value, time in milliseconds, step."""
-    match row:
-        case [str(), int() | float(), int(), int()]:
-            return True
-    return False
-
-
-def count_damaged(place: Spool) -> int:
-    """Return how many lines of a queue cannot be delivered, one that was cut short included."""
-    return sum(not is_message(message) for message, _ in place.messages(0)) + place.torn
-
-
-def split_batches(
-    messages: Iterator[tuple[dict[str, Any], int]] | Any,
-) -> Iterator[tuple[dict[str, Any], int]]:
-    """Join messages that follow each other and fit into one call of MLflow's `log_batch`."""
-    joined: dict[str, Any] = {}
-    last = 0
-    for message, end in messages:
-        (kind, *_) = message
-        small = kind in ("params", "tags", "metrics")
-        most = BATCH_METRICS if kind == "metrics" else BATCH_OTHERS
-        if joined and (not small or len(joined.get(kind, ())) + len(message[kind]) > most):
-            yield joined, last
-            joined = {}
-        if not small:
-            yield dict(message), end
-        elif kind == "metrics":
-            joined = {**joined, kind: [*joined.get(kind, ()), *message[kind]]}
-        else:
-            joined = {**joined, kind: {**joined.get(kind, {}), **message[kind]}}
-        last = end
-    if joined:
-        yield joined, last
 
 
 def send_message(client: MlflowClient, run: str, message: Message, *, folder: Path) -> None:

@@ -18,16 +18,11 @@ from mlflow import MlflowClient
 from pipeline.redact import redact
 from pipeline.tracking import spool
 from pipeline.tracking.courier import COURIER
-from pipeline.tracking.deliver import HEARTBEAT, Journal, Pace, count_damaged
+from pipeline.tracking.deliver import HEARTBEAT, Journal, Pace
+from pipeline.tracking.messages import count_damaged, holds_end
 from pipeline.tracking.spool import Message, Spool, now_ms
-from pipeline.tracking.store import (
-    ask_patiently,
-    describe_error,
-    resolve_uri,
-    say,
-    sqlite_file,
-    sqlite_folder,
-)
+from pipeline.tracking.sqlite import sqlite_file, sqlite_folder
+from pipeline.tracking.store import ask_patiently, describe_error, resolve_uri, say
 
 
 def close_dead_runs(*, stale: float) -> None:
@@ -157,16 +152,22 @@ def awaits_end(run: str) -> bool:
     return any(spool.holds_end_of(run, folder) for folder in spool.list_waiting())
 
 
-def belongs_here(folder: Path) -> bool:
+def belongs_here(folder: Path, *, named: bool = True) -> bool:
     """Whether a spool is meant for the store in use; one that does not say for which may be.
 
     A store on disk that was moved or copied together with its spools is the one that lies where it
     lay from them. A copy of a spool whose original is still there is for no store: what is in it,
     the original delivers.
+
+    Parameters
+    ----------
+    named
+        Whether a run in the store names this folder as its spool. Where the first message is
+        damaged, which says so otherwise, nothing but that tells a spool from a copy.
     """
     about = spool.read_creation(folder)
     if about is None:
-        return spool.holds_queue(folder)
+        return spool.holds_queue(folder) and (named or spool.is_empty(folder))
     uri = mlflow.get_tracking_uri()
     same = about.get("uri") == redact(resolve_uri(uri))
     if not same:
@@ -199,7 +200,7 @@ def finish_spool(folder: Path, *, run: str | None = None, mark: str | None = Non
         What was done, or why nothing could be; None where there was nothing to do.
     """
     try:
-        if not belongs_here(folder):
+        if not belongs_here(folder, named=run is not None):
             return None
         place = spool.take_over(folder)
     except OSError as error:
@@ -228,12 +229,13 @@ def _finish(place: Spool, *, run: str | None, mark: str | None) -> str | None:
             place.release()
             return None
         place.delivered, place.run = 0, run  # its position was lost
-    if place.holds("end") and place.delivered >= place.written:
+    ended = holds_end(place)
+    if ended and place.delivered >= place.written:
         place.remove()  # its owner was about to, and everything has arrived
         return None
     name = place.folder.parent.name if about is None else str(about["name"])
     state = "delivered"
-    if not place.holds("end"):
+    if not ended:
         end = _read_end(place.run)
         if end is None:
             end = {"end": "KILLED", "time": place.last_beat()}

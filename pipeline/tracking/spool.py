@@ -105,10 +105,6 @@ class Spool:
             end += len(line) + 1
             yield _parse_line(line) or {}, end
 
-    def holds(self, kind: str) -> bool:
-        """Whether a message of this kind was ever written."""
-        return any(kind in message for message, _ in self.messages(0))
-
     def advance(self, end: int, run: str | None) -> None:
         """Note that everything up to `end` is delivered; a full disk only makes it lag."""
         self.delivered, self.run = end, run
@@ -252,6 +248,13 @@ def holds_end_of(run: str, folder: Path) -> bool:
         lines = (folder / "queue.jsonl").read_bytes().split(b"\n")
         ended = any("end" in (_parse_line(line) or ()) for line in lines)
         return ended and read_position(folder)[1] == run
+    return False
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing was ever written to the queue of a spool."""
+    with contextlib.suppress(OSError):
+        return (folder / "queue.jsonl").stat().st_size == 0
     return False
 
 

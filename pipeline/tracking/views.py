@@ -13,9 +13,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pipeline.redact import redact
 from pipeline.tracking.spool import now_ms
 from pipeline.tracking.store import TrackingError, ask_patiently, is_prepared
 
+LOCAL_PAGES = "http://127.0.0.1:5000"  # where `make ui` serves a local store
+MODE = "workflowType=machine_learning"  # MLflow's pages have another one, for language models
 VIEW = "twingrad"  # the name of the view of runs, few columns in order
 _COLUMNS = (
     "params.`backend.name`", "params.`optimizer.name`", "params.`optimizer.lr`", "params.`seed`",
@@ -65,16 +68,28 @@ def find_run_page(run: str) -> str:
         about = ask_patiently(lambda: MlflowClient().get_run(run)).info
     except (MlflowException, requests.RequestException, TrackingError):
         return ""
-    return f"/#/experiments/{about.experiment_id}/runs/{run}"
+    return f"/#/experiments/{about.experiment_id}/runs/{run}?{MODE}"
 
 
 def list_linked(children: Sequence[Any], parent: str) -> list[tuple[str, str]]:
     """Return name and page of those runs of a sweep that an earlier one had finished."""
     linked = [run for run in children if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent]
     return [
-        (run.info.run_name, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+        (run.info.run_name, f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?{MODE}")
         for run in linked
     ]
+
+
+def find_runs_address(experiment: str, *, uri: str) -> str:
+    """Return the address below which MLflow shows each run of an experiment by its id.
+
+    Of a local store it is where ``make ui`` serves it; empty of a store that has no pages.
+    """
+    page = find_page(experiment).partition("?")[0]
+    if not page or not uri.startswith(("http", "sqlite")):
+        return ""
+    server = uri.rstrip("/") if uri.startswith("http") else LOCAL_PAGES
+    return redact(server).replace("://***@", "://") + page
 
 
 def find_page(experiment: str) -> str:
@@ -87,5 +102,5 @@ def find_page(experiment: str) -> str:
         known = None
     if known is None:
         return ""
-    shown = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    shown = f"{MODE}&viewStateShareKey={VIEW}"
     return f"/#/experiments/{known.experiment_id}/runs?{shown}"

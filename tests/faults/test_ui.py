@@ -92,7 +92,7 @@ def test_a_parent_unfolds_to_children_named_by_what_was_swept(served, look):
     page = look(address)
     page.get_by_text("7 matching runs").wait_for()
     assert "Runs of Twingrad" in page.inner_text("body")
-    row = page.get_by_role("row").filter(has_text="backend×optimizer.lr")
+    row = page.get_by_role("row").filter(has_text="linear on linear: backend × optimizer.lr")
     names = [
         f"backend={b},optimizer.lr={lr}" for b in ("numpy", "torch") for lr in (0.001, 0.01, 10)
     ]
@@ -117,7 +117,7 @@ def test_a_parent_unfolds_to_children_named_by_what_was_swept(served, look):
 
 def test_a_parents_description_says_what_was_asked_and_what_came_of_it(served, look):
     _, experiment, ids, _ = served
-    page = look(f"experiments/{experiment}/runs/{ids['backend×optimizer.lr']}")
+    page = look(f"experiments/{experiment}/runs/{ids['linear on linear: backend × optimizer.lr']}")
     page.get_by_text("Show more").click()
     page.get_by_text("Show less").wait_for()
     look.keep("description")
@@ -165,7 +165,7 @@ def test_two_runs_side_by_side_differ_in_what_was_swept(served, look):
 def test_the_report_opens_among_the_artifacts(served, look):
     _, experiment, ids, _ = served
     page = look(
-        f"experiments/{experiment}/runs/{ids['backend×optimizer.lr']}/artifacts/report.html"
+        f"experiments/{experiment}/runs/{ids['linear on linear: backend × optimizer.lr']}/artifacts/report.html"
     )
     report = page.frame_locator("iframe")
     report.get_by_role("heading", name="Leaderboard").wait_for()

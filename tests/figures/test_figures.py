@@ -16,56 +16,11 @@ from pipeline.figures.parity import _times, count_ulps, draw_parity
 from pipeline.figures.path import draw_path
 from pipeline.figures.runs import draw_comparison, draw_overview, draw_run
 from pipeline.figures.style import new_figure
-from pipeline.figures.sweeps import draw_sweep
 from pipeline.naming import name_runs
 from pipeline.parity.ladder import Rung
 from pipeline.record.record import RunRecord
+from tests.figures.conftest import NOISE
 from tests.report.test_page import ERRORS, FINDING, GROWTH, OPEN, ROUNDING, WRONG, ladder
-
-NOISE = 0.15
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 40), ("test", 60)):
-        x = rng.uniform(-10, 10, (n, 1))
-        arrays[f"x_{split}"] = x
-        arrays[f"y_{split}"] = 0.1 * x + 0.3 + rng.normal(0, NOISE, (n, 1))
-    facts = {"truth": {"w": 0.1, "b": 0.3}, "noise": NOISE}
-    return Dataset(name="linear", arrays=arrays, facts=facts)
-
-
-@pytest.fixture
-def make(dataset):
-    def record(backend="torch", *, loop="manual", loss="mse", lr=0.001, shape=(), steps=30):
-        t = np.linspace(0, 1, steps + 1)
-        w = (-0.05 + 0.15 * t).astype(np.float32).reshape(-1, *shape)
-        b = (0.05 + 0.25 * t).astype(np.float32).reshape(len(t), *shape[1:])
-        prediction = dataset.arrays["x_test"] * w[-1].item() + b[-1].item()
-        about = {
-            "config": {
-                "model": {"name": "linear"},
-                "loss": {"name": loss},
-                "optimizer": {"name": "gd", "lr": lr},
-                "train": {"loop": loop},
-                "backend": {"name": backend},
-            },
-            "data": {"facts": dict(dataset.facts)},
-            "least_squares": {"w": 0.1, "b": 0.3},
-        }
-        arrays = {
-            "loss": np.geomspace(1, 0.02, steps).astype(np.float32),
-            "param/w": w,
-            "param/b": b,
-            "last/w": w[-1],
-            "last/b": b[-1],
-            "prediction": prediction.astype(np.float32),
-        }
-        return RunRecord(about=about, arrays=arrays)
-
-    return record
 
 
 def legend(figure):
@@ -88,7 +43,7 @@ def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path):
 @pytest.mark.parametrize("shape", [(), (1, 1)])
 def test_a_whole_run_has_every_figure(make, dataset, shape):
     figures = draw_run(make(shape=shape), dataset)
-    assert list(figures) == ["samples", "fit", "loss", "path", "residuals"]
+    assert list(figures) == ["fit", "loss", "path", "residuals"]
     for figure in figures.values():
         assert render_png(figure).startswith(b"\x89PNG")
 
@@ -167,10 +122,10 @@ def test_residuals_are_target_minus_prediction(make, dataset):
 @pytest.mark.parametrize(
     ("missing", "left"),
     [
-        (["prediction"], {"samples", "fit", "loss", "path"}),
-        (["param/w", "param/b"], {"samples", "fit", "loss", "residuals"}),
+        (["prediction"], {"fit", "loss", "path"}),
+        (["param/w", "param/b"], {"fit", "loss", "residuals"}),
         (["last/w", "last/b"], {"samples", "loss", "path", "residuals"}),
-        (["loss"], {"samples", "fit", "path", "residuals"}),
+        (["loss"], {"fit", "path", "residuals"}),
     ],
 )
 def test_what_a_partial_record_lacks_is_left_out(make, dataset, missing, left):
@@ -561,11 +516,7 @@ def test_samples_that_are_no_plane_in_memory_have_no_line_figures(make, dataset,
 
 # What was measured of a pair
 
-CURVES = {
-    "apart": np.array([0, 0, 1e-8, 3e-8]),
-    "forced": np.zeros(4),
-    "own": np.array([0, 8e-7, 8e-7, 8e-7]),
-}
+RATIOS = {"w": np.array([0.0, 0.5, 2.0]), "b": np.zeros(3)}
 
 
 @pytest.fixture
@@ -577,42 +528,62 @@ def legend_of(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
+def widen(pair, *, apart=0):
+    """Give the runs of a pair enough parameters for a histogram, the last of them so many ulps."""
+    for record, ulps in zip(pair, (0, apart), strict=True):
+        rows = np.ones((3, 60), np.float32)
+        rows[-1] = (rows[-1].view(np.int32) + ulps).view(np.float32)
+        record.arrays = {"loss": record.arrays["loss"], "param/w": rows}
+
+
 def test_only_what_was_measured_of_a_pair_is_drawn(pair):
-    measured = ladder(ROUNDING, distances=CURVES, errors=ERRORS)
-    assert set(drawn(draw_parity([(pair, measured)]))) == {
-        "distance", "ladder", "reference", "ulp_histogram",
-    }  # fmt: skip
-    assert set(draw_parity([(pair, ladder(OPEN))])) == {"ulp_histogram"}  # nothing but NaN
-    for record in pair:
-        del record.arrays["param/w"], record.arrays["param/b"]
+    measured = ladder(ROUNDING, ratios=RATIOS, errors=ERRORS)
+    assert set(drawn(draw_parity([(pair, measured)]))) == {"distance", "ladder", "reference"}
+    assert draw_parity([(pair, ladder(OPEN))]) == {}  # nothing but NaN
     assert draw_parity([(pair, ladder())]) == {}
     assert draw_parity([]) == {}
+    widen(pair, apart=1)
+    assert set(draw_parity([(pair, ladder())])) == {"ulp_histogram"}
 
 
-def test_distances_are_drawn_after_the_start_and_the_same_bits_have_their_place(pair):
-    found = ladder(WRONG, findings=(FINDING,), growth=GROWTH, distances=CURVES)
+def test_a_histogram_of_the_same_bits_or_of_few_numbers_says_nothing_of_its_own(pair):
+    pair[1].arrays["param/w"] += np.float32(1e-3)
+    assert draw_parity([(pair, ladder())]) == {}  # two parameters: each is in the figure ulps
+    widen(pair)
+    assert draw_parity([(pair, ladder())]) == {}  # 60 times the same bits
+
+
+def test_distance_is_drawn_over_its_bound_tensor_by_tensor_at_each_step(pair):
+    found = ladder(WRONG, findings=(FINDING,), growth=GROWTH, ratios=RATIOS)
     (axes,) = drawn(draw_parity([(pair, found)]))["distance"].axes
     lines = {curve.get_label(): curve for curve in axes.lines}
-    np.testing.assert_array_equal(
-        lines["the two runs"].get_xydata(), [[1, 0], [2, 1e-8], [3, 3e-8]]
-    )
-    assert not lines["each step from equal states: always the same bits"].get_ydata().any()
+    np.testing.assert_array_equal(lines["w: at most 2"].get_xydata(), [[1, 0], [2, 0.5], [3, 2]])
+    assert not lines["b: always 0"].get_ydata().any()
+    assert lines["the bound"].get_ydata() == [1, 1]
     assert lines["first finding (meaning): update, step 3"].get_xdata() == [3, 3]
     assert axes.get_yscale() == "symlog"
     assert axes.get_yticklabels()[0].get_text() == "same bits"
     assert axes.get_ylim()[0] < 0
-    place = axes.transData.transform([(1, 0), (2, 1e-8), (3, 8e-7)])[:, 1]
+    place = axes.transData.transform([(1, 0), (2, 0.5), (3, 2)])[:, 1]
     assert place[1] - place[0] > 20  # points: zero is not the smallest number
-    assert place[2] - place[1] > 50
-    title = axes.get_legend().get_title().get_text()
-    assert title == "FAIL: torch and tensorflow\nlinear, as rounding adds up"
+    assert place[2] - place[1] > 40
+    assert axes.get_legend().get_title().get_text() == "FAIL: torch and tensorflow"
+
+
+def test_of_many_tensors_the_farthest_from_their_bounds_are_drawn_in_order(pair):
+    ratios = {f"layer{i}.w": np.full(2, i / 100) for i in range(20)}
+    (axes,) = drawn(draw_parity([(pair, ladder(ratios=ratios))]))["distance"].axes
+    names = [curve.get_label().split(":")[0] for curve in axes.lines[:7]]
+    assert names == [f"layer{i}.w" for i in range(13, 20)]
+    assert "7 of 20 tensors" in axes.get_legend().get_title().get_text()
 
 
 def test_a_distance_that_is_not_finite_ends_its_line_and_is_said(pair):
-    curves = {"apart": np.array([0, 1e-8, np.inf, np.inf])}
-    (axes,) = drawn(draw_parity([(pair, ladder(distances=curves))]))["distance"].axes
-    assert "the two runs: not finite from step 2 on" in legend_of(axes)
+    ratios = {"w": np.array([0.25, np.inf, np.inf])}
+    (axes,) = drawn(draw_parity([(pair, ladder(ratios=ratios))]))["distance"].axes
+    assert "w: not finite at step 2" in legend_of(axes)
     assert axes.lines[0].get_xdata().tolist() == [1]
+    assert axes.lines[0].get_marker() == "o"  # a line of one point would not be seen
 
 
 def heat(found, pair):
@@ -622,13 +593,13 @@ def heat(found, pair):
     return axes, bar, texts, [t.get_text() for t in axes.get_yticklabels()]
 
 
-def test_a_heat_map_shows_each_tensor_on_each_rung_the_farthest_first(pair):
+def test_a_heat_map_shows_each_tensor_on_each_rung_in_the_order_of_the_model(pair):
     forward = Rung(name="forward", verdict="PASS", tensors={"out.w": np.inf, "lr": 0.0})
     axes, bar, texts, tensors = heat(ladder(ROUNDING, WRONG, OPEN, forward), pair)
-    assert tensors == ["out.w", "out.b", "layer1.w", "lr"]
+    assert tensors == ["out.w", "lr", "out.b", "layer1.w"]
     shown = {place: text.get_text() for place, text in texts.items()}
     assert shown == {
-        (0, 2): "∞", (0, 5): "0.5", (1, 5): "73", (2, 6): "0.21", (3, 2): "=", (3, 6): "=",
+        (0, 2): "∞", (0, 5): "0.5", (2, 5): "73", (3, 6): "0.21", (1, 2): "=", (1, 6): "=",
     }  # fmt: skip
     assert [t.get_text() for t in axes.get_xticklabels()][4:6] == [
         "gradients\nABSTAIN",
@@ -637,19 +608,19 @@ def test_a_heat_map_shows_each_tensor_on_each_rung_the_farthest_first(pair):
     (unjudged,) = axes.collections  # out.b on the gradients
     assert unjudged.get_hatch()
     centre = unjudged.get_datalim(axes.transData).get_points().mean(axis=0)
-    np.testing.assert_allclose(centre, [4, 1])
+    np.testing.assert_allclose(centre, [4, 2])
     framed = [curve for curve in axes.lines if len(curve.get_xdata()) == 5]
     assert {(f.get_ydata().mean().round(), f.get_xdata().max().round()) for f in framed} == {
         (0, 2),
-        (1, 5),
+        (2, 5),
     }
     image = axes.images[0]
     colours = {place: image.cmap(image.norm(image.get_array()[place])) for place in shown}
-    assert colours[1, 5][0] > colours[1, 5][2]  # beyond: more red than blue
-    assert sum(colours[0, 2][:3]) < sum(colours[1, 5][:3])  # infinitely far: darkest
+    assert colours[2, 5][0] > colours[2, 5][2]  # beyond: more red than blue
+    assert sum(colours[0, 2][:3]) < sum(colours[2, 5][:3])  # infinitely far: darkest
     assert colours[0, 2][3] == 1
-    assert all(colours[place][2] > colours[place][0] for place in ((0, 5), (2, 6)))
-    assert sum(colours[3, 6][:3]) > sum(colours[2, 6][:3])  # the same bits: palest
+    assert all(colours[place][2] > colours[place][0] for place in ((0, 5), (3, 6)))
+    assert sum(colours[1, 6][:3]) > sum(colours[3, 6][:3])  # the same bits: palest
     assert bar.get_yscale() == "log"
 
 
@@ -659,7 +630,7 @@ def test_of_many_tensors_the_farthest_are_in_the_heat_map(pair, pairs, most):
     found = ladder(Rung(name="update", verdict="PASS", tensors=many))
     figure = drawn(draw_parity([(pair, found)] * pairs))["ladder"]
     labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
-    assert labels == [f"layer{i}.w" for i in range(49, 49 - most, -1)]
+    assert labels == [f"layer{i}.w" for i in range(50 - most, 50)]
     assert f"{most} of 50 tensors" in figure.axes[0].get_title(loc="left")
 
 
@@ -703,6 +674,8 @@ def test_ulps_are_counted_in_doubling_bars_without_the_start(make, pair):
         "32",
         "64",
     ]
+    assert axes.get_xlabel() == "distance in ulps, bins double"
+    assert axes.get_ylabel() == "fraction of parameter values"
     assert legend_of(axes) == [
         "all steps: median 0, 99 % within 0, at most 100",
         "step 1: median 0, 99 % within 3, at most 4",
@@ -726,7 +699,8 @@ def test_very_many_numbers_are_sampled_over_all_steps_and_it_is_said(pair, monke
 
 
 def test_one_number_that_is_not_finite_has_its_bar(pair):
-    pair[1].arrays["param/w"][-1] = np.nan
+    widen(pair)
+    pair[1].arrays["param/w"][-1, 0] = np.nan
     (axes,) = drawn(draw_parity([(pair, ladder())]))["ulp_histogram"].axes
     assert "at most inf" in legend_of(axes)[0]
     assert axes.patches[0].get_data().values[-1] > 0
@@ -754,41 +728,6 @@ def test_of_many_judged_pairs_the_worst_are_drawn_and_the_rest_counted(make):
     assert len(figures["ladder"].axes) == 2  # one pair, and its colours
 
 
-def member(make, backend, *, lr=0.001, seed=0, mse=0.5):
-    """A run of a sweep."""
-    record = make(backend, lr=lr)
-    record.about["config"]["seed"] = seed
-    record.about |= {"status": "FINISHED", "scores": {"mse": mse}, "time": {"train_s": mse + seed}}
-    return record
-
-
-def test_a_sweeps_pictures_have_a_panel_for_each_setting_and_a_dot_for_each_run(make):
-    rates = (0.001, 0.01, 0.1)
-    backends = ("torch", "tensorflow")
-    runs = [member(make, b, lr=lr, mse=i + lr) for i, b in enumerate(backends) for lr in rates]
-    figures = draw_sweep(runs)
-    assert list(figures) == ["curves", "sensitivity", "cost"]
-    curves = figures["curves"].axes
-    assert [axes.get_title(loc="left") for axes in curves] == [f"optimizer.lr={lr}" for lr in rates]
-    assert all(len(axes.lines) == 2 for axes in curves)
-    rate, backend = sorted(figures["sensitivity"].axes, key=lambda a: a.get_xlabel() == "backend")
-    assert (rate.get_xlabel(), backend.get_xlabel()) == ("optimizer.lr", "backend")
-    dots = np.concatenate([found.get_offsets() for found in rate.collections])
-    assert sorted(map(tuple, dots.tolist())) == sorted(
-        (lr, i + lr) for i in range(2) for lr in rates
-    )
-    assert rate.get_xscale() == "log"
-    cost = np.concatenate([found.get_offsets() for found in figures["cost"].axes[0].collections])
-    assert sorted(cost[:, 1].tolist()) == sorted(run.about["scores"]["mse"] for run in runs)
-
-
-def test_a_sweep_over_seeds_has_no_curves_of_its_own(make):
-    both = [member(make, b, seed=s, mse=s + 1) for b in ("torch", "tensorflow") for s in range(3)]
-    assert list(draw_sweep(both)) == ["sensitivity", "cost"]
-    assert list(draw_sweep(both[:3])) == ["cost"]
-    assert draw_sweep(both[:2]) == {}
-
-
 def test_a_picture_that_fails_is_a_warning_and_the_others_are_drawn(
     make, dataset, tmp_path, monkeypatch, capsys
 ):
@@ -797,14 +736,14 @@ def test_a_picture_that_fails_is_a_warning_and_the_others_are_drawn(
 
     monkeypatch.setattr("pipeline.figures.runs.draw_path", fail)
     figures = draw_run(make(), dataset)
-    assert list(figures) == ["samples", "fit", "loss", "residuals"]
+    assert list(figures) == ["fit", "loss", "residuals"]
     warning = "twingrad: warning: no picture 'path' (ValueError: no way)\n"
     assert capsys.readouterr().err == warning
     monkeypatch.setattr(figures["fit"], "set_dpi", fail)
     written = save_figures(figures, tmp_path, formats=["png"])
-    assert [path.stem for path in written] == ["samples", "loss", "residuals"]
+    assert [path.stem for path in written] == ["loss", "residuals"]
     assert "no picture 'fit.png'" in capsys.readouterr().err
-    assert list(list_saved(figures, tmp_path, formats=["png"])) == ["samples", "loss", "residuals"]
+    assert list(list_saved(figures, tmp_path, formats=["png"])) == ["loss", "residuals"]
 
 
 def test_the_loss_behind_a_path_takes_no_more_memory_for_more_samples(make, dataset):

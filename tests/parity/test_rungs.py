@@ -30,6 +30,21 @@ def test_other_bits_with_evidence_are_rounding():
     assert ladder.distances["own"][1:] == pytest.approx(ladder.distances["forced"][1:])
 
 
+def test_each_tensor_has_its_largest_distance_over_its_bound_at_each_step():
+    ladder = beyond((GRAD_W, 4), (B, 2))
+    assert set(ladder.ratios) >= {"loss", "w", "b", "w (slot v)"}
+    above = {t: (np.flatnonzero(r > 1) + 1).tolist() for t, r in ladder.ratios.items()}
+    assert {tensor: steps for tensor, steps in above.items() if steps} == {"w": [4], "b": [2]}
+    for rung in (ladder.rung("gradients"), ladder.rung("update")):  # of step 1
+        for tensor, over in rung.tensors.items():
+            assert over <= ladder.ratios.get(tensor, np.array([np.inf]))[0]
+    for tensor, over in ladder.rung("trajectory").tensors.items():
+        if tensor in ladder.ratios:
+            assert ladder.ratios[tensor][1:].max() == over
+    assert "ratios" not in ladder.to_dict()
+    assert beyond(rtol=1e-3).ratios == {}
+
+
 def test_equal_bits_do_not_pass_against_evidence():
     """What was measured from equal states counts, whatever the two records agree in."""
     a, b = hand.pair()

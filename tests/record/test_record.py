@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline import storage
-from pipeline.record.record import RunRecord
+from pipeline.record.record import FORMAT, RunRecord, _digest
 
 ABOUT = {"config": {"backend": {"name": "torch"}, "train": {"loop": "fit"}}, "scores": {"mse": 0.1}}
 arrays = st.dictionaries(
@@ -52,9 +52,27 @@ def _flip(folder):
     path.write_bytes(data)
 
 
-def _newer(folder):
+def rewrite(folder, *, signed=True, **changes):
+    """Change entries of a record's index, and its digest as well if it shall be signed."""
     path = folder / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    about = json.loads(path.read_text()) | changes
+    if signed:
+        about["digest"] = _digest({key: about[key] for key in about if key != "digest"})
+    path.write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+
+
+def _newer(folder):
+    rewrite(folder, format=FORMAT + 1)
+
+
+def _shorten(folder):
+    """An array is taken off the list, as if it had never been recorded."""
+    arrays = json.loads((folder / "record.json").read_text())["arrays"]
+    rewrite(folder, arrays=dict(list(arrays.items())[1:]), signed=False)
+
+
+def _unsign(folder):
+    rewrite(folder, digest=None, signed=False)
 
 
 def _fact(folder):
@@ -79,6 +97,8 @@ def test_a_runs_id_may_come_later(folder):
         (lambda folder: (folder / "record.json").write_text("[]"), "no readable record"),
         (_newer, "newer version"),
         (_fact, "record.json was altered"),
+        (_shorten, "record.json was altered"),
+        (_unsign, "record.json was altered"),
     ],
 )
 def test_a_damaged_record_says_so(folder, damage, message):
@@ -96,8 +116,7 @@ def test_a_pickled_array_is_neither_written_nor_read(folder, tmp_path):
 
     np.save(folder / "loss.npy", objects, allow_pickle=True)
     about = json.loads((folder / "record.json").read_text())
-    about["arrays"]["loss"] = file_digest(folder / "loss.npy")
-    (folder / "record.json").write_text(json.dumps(about))
+    rewrite(folder, arrays=about["arrays"] | {"loss": file_digest(folder / "loss.npy")})
     with pytest.raises(ValueError, match="pickle|Object"):
         RunRecord.load(folder)
 
@@ -153,8 +172,7 @@ def test_no_array_lies_outside_of_its_record(tmp_path, folder, name):
     (folder / "out").symlink_to(other)
     with pytest.raises(ValueError, match="names an array outside of it"):
         RunRecord(about=ABOUT, arrays={name: np.ones(3)}).save(folder)
-    path = folder / "record.json"
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps(about | {"arrays": {name: about["arrays"]["loss"]}}))
+    digest = json.loads((folder / "record.json").read_text())["arrays"]["loss"]
+    rewrite(folder, arrays={name: digest})
     with pytest.raises(ValueError, match="names an array outside of it"):
         RunRecord.load(folder)

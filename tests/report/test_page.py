@@ -15,7 +15,7 @@ from pipeline.parity.equivalence import equivalence
 from pipeline.parity.growth import Growth
 from pipeline.parity.verdict import RUNGS, Finding, Ladder, Rung
 from pipeline.record.record import RunRecord
-from pipeline.report.markdown import describe_sweep
+from pipeline.report.markdown import describe_sweep, tell_command
 from pipeline.report.page import render_page
 from pipeline.report.sentences import tell_beside
 from pipeline.report.tables import (
@@ -294,6 +294,38 @@ def test_the_file_is_well_formed_and_needs_nothing_else():
     assert not re.search(r"https?://|url\(|@import", text)
 
 
+def test_it_says_the_command_that_repeats_it_the_machine_and_where_each_run_is():
+    known = {"environment": {"cpu": "x86_64 AuthenticAMD X86_V3", "device": "cpu"}}
+    runs = [make(run="1a2b", **known), make("tensorflow", run="3c4d", **known)]
+    runs[1].about["environment"] = known["environment"] | {"device": "cuda"}
+    command = tell_command(["backend=torch,tensorflow"], multirun=True)
+    text = html(runs, command=command, address="http://127.0.0.1:5000/#/experiments/1/runs")
+    assert "<pre>python -m pipeline -m \\\n  backend=torch,tensorflow</pre>" in text
+    links = [value for key, value in Parsed(text).attributes if key == "href"]
+    assert links == [
+        "http://127.0.0.1:5000/#/experiments/1/runs",
+        "http://127.0.0.1:5000/#/experiments/1/runs/1a2b?workflowType=machine_learning",
+        "http://127.0.0.1:5000/#/experiments/1/runs/3c4d?workflowType=machine_learning",
+    ]
+    assert not Parsed(text).open
+    assert "<dt>machine</dt><dd>x86_64 AuthenticAMD X86_V3</dd>" in text
+    assert "<dt>machine</dt><dd>x86_64 AuthenticAMD X86_V3, device cuda</dd>" in text
+    assert "torch 1.2.3" in text
+    assert "href" not in html(runs, address="javascript:alert(1)")
+
+
+def test_the_command_has_no_secret_and_nothing_that_the_program_adds_by_itself():
+    given = ["hydra.mode=MULTIRUN", "hydra/sweeper=optuna", "++hydra.job.env_set.A='1'",
+             "hydra.job.config.override_dirname.exclude_keys=[sweep]",
+             "tracking.uri=https://me:word@host/?token=abc", "seed=range(3)"]  # fmt: skip
+    command = tell_command(given, multirun=True)
+    assert command.split(" \\\n  ") == [
+        "python -m pipeline -m", "hydra/sweeper=optuna",
+        "'tracking.uri=https://***@host/?token=***'", "'seed=range(3)'",
+    ]  # fmt: skip
+    assert tell_command(["'stages=[compare]'"], multirun=False).startswith("python -m pipeline ")
+
+
 def test_hostile_text_is_only_text():
     evil = "<script>alert('x')</script>\"'&"
     record = make(status="FAILED", message=evil, versions={evil: evil}, run=evil)
@@ -459,9 +491,10 @@ def test_a_description_says_in_markdown_what_was_asked_and_what_it_came_to():
     text = describe_sweep(
         runs, overrides=["backend=torch,tensorflow", "optimizer.lr=range(1, 13)"], jobs=25,
         notes=["lr=3 FAILED: " + "x" * 1000], pairs=pairs, ladders=ladders, board=board,
+        note="For the meeting.", linked=[("lr=1", "#/experiments/1/runs/ab")],
     )  # fmt: skip
-    assert text.startswith("**Sweep**, 25 jobs")
-    assert "tags `linked.…` name those that an earlier one had finished" in text
+    assert text.startswith("For the meeting.\n\n**Sweep**, 25 jobs")
+    assert "by an earlier sweep:**\n\n- [lr=1](#/experiments/1/runs/ab)" in text
     command = (
         "python -m pipeline -m \\\n  backend=torch,tensorflow \\\n  'optimizer.lr=range(1, 13)'"
     )

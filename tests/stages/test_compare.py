@@ -121,7 +121,7 @@ def test_runs_whose_data_are_gone_are_judged_without_pictures_of_them(runs, tmp_
     found = judged(records, tmp_path)
     assert [ladder.rungs[0].verdict for ladder in found.ladders] == ["PASS"]
     drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
-    assert "distance" in drawn
+    assert "ulps" in drawn
     assert "fit" not in drawn
     assert "no pictures of it" in (tmp_path / "report.html").read_text()
 

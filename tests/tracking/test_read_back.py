@@ -120,9 +120,14 @@ def test_parent_has_the_comparison(sweep):
     assert not any("." in name for name in settings)
     html = artifact(parent, "report.html").read_text()
     HTMLParser().feed(html)
-    assert not re.search(r"(src|href)=\"(?!data:|#)", html)
+    assert not re.search(r"src=\"(?!data:)", html)
+    page = f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs"
+    runs = [child.info.run_id for child in sweep[3].values()]
+    links = [page, *(f"{page}/{run}?workflowType=machine_learning" for run in runs)]
+    assert re.findall(r"href=\"([^\"]*)\"", html) == links
+    assert "<pre>python -m pipeline -m" in html
     assert {"parity/max_ulp", "parity/max_absolute"} <= set(parent.data.metrics)
-    for word in ("torch", "tensorflow", "ulp", "report", "make ui"):
+    for word in ("torch", "tensorflow", "PASS", "report", "make ui"):
         assert word in done.stdout
 
 
@@ -151,6 +156,38 @@ def test_the_logged_model_predicts_the_same_in_a_fresh_process(sweep, backend):
     expected = x * record.arrays["last/w"] + record.arrays["last/b"]
     # One multiplication and one addition in float32, perhaps fused: one rounding of difference.
     np.testing.assert_allclose(predicted, expected, rtol=2**-23, atol=2**-24)
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_the_logged_model_has_the_numbers_of_the_trained_weights(sweep, backend):
+    import mlflow
+
+    run = sweep[3][backend]
+    (output,) = run.outputs.model_outputs
+    model = mlflow.MlflowClient().get_logged_model(output.model_id)
+    record = RunRecord.load(artifact(run, "record"))
+    assert output.step == record.steps
+    numbers = {metric.key: metric.value for metric in model.metrics}
+    assert {metric.step for metric in model.metrics} == {record.steps}
+    assert numbers["eval/mse"] == run.data.metrics["eval/mse"] == record.about["scores"]["mse"]
+    assert numbers["param/w"] == float(record.arrays["last/w"])
+    assert model.tags["pair"] == "linear"
+    assert model.tags["data.digest"] == record.about["data"]["digest"]
+    assert model.params["data.name"] == "linear"
+
+
+def test_the_distance_over_the_steps_is_a_metric_of_the_parent(sweep):
+    import mlflow
+
+    _, _, parent, children = sweep
+    history = mlflow.MlflowClient().get_metric_history(parent.info.run_id, "parity/distance")
+    assert len({metric.step for metric in history}) == len(history) > 10
+    one, other = (RunRecord.load(artifact(children[k], "record")) for k in ("torch", "tensorflow"))
+    last = max(history, key=lambda metric: metric.step)
+    gap = [one.arrays[f"last/{n}"].astype(float) - other.arrays[f"last/{n}"] for n in ("w", "b")]
+    size = [one.arrays[f"last/{n}"].astype(float) for n in ("w", "b")]
+    assert last.step == one.steps
+    assert last.value == pytest.approx(np.linalg.norm(gap) / np.linalg.norm(size), rel=1e-5)
 
 
 def test_comparing_what_is_recorded(sweep):

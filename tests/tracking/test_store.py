@@ -18,7 +18,7 @@ from stores import query
 
 from pipeline.config.types import ConfigError
 from pipeline.tracking import query as query_runs
-from pipeline.tracking import recover, store
+from pipeline.tracking import recover, sqlite, store
 from pipeline.tracking.courier import COURIER
 from pipeline.tracking.run import close_run, create_run
 from pipeline.tracking.store import TrackingError
@@ -47,9 +47,9 @@ def test_a_store_that_somebody_else_made_in_the_meantime_stays(tmp_path, monkeyp
         def __exit__(self, *error):
             return None
 
-    monkeypatch.setattr(store, "FileLock", Waited)
-    monkeypatch.setattr(store, "_create_sqlite", lambda path: pytest.fail("it is there"))
-    monkeypatch.setattr(store, "_open_sqlite", locked)
+    monkeypatch.setattr(sqlite, "FileLock", Waited)
+    monkeypatch.setattr(sqlite, "_create_sqlite", lambda path: pytest.fail("it is there"))
+    monkeypatch.setattr(sqlite, "_open_sqlite", locked)
     with pytest.raises(ConfigError, match="locked"):
         store.prepare_store(f"sqlite:///{path}")
     assert path.read_bytes() == b"another's"
@@ -64,8 +64,8 @@ def test_only_what_this_process_made_is_undone(tmp_path, monkeypatch, there):
         folder.mkdir()
         path.write_bytes(b"a store")
         lock.touch()
-    monkeypatch.setattr(store, "_create_sqlite", lambda path: path.touch() or True)
-    monkeypatch.setattr(store, "_open_sqlite", locked)
+    monkeypatch.setattr(sqlite, "_create_sqlite", lambda path: path.touch() or True)
+    monkeypatch.setattr(sqlite, "_open_sqlite", locked)
     with pytest.raises(ConfigError, match="locked"):
         store.prepare_store(f"sqlite:///{path}")
     assert (path.exists(), lock.exists(), folder.exists()) == (there, there, there)

@@ -46,6 +46,8 @@ LOSSES: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+# A training that diverges ends with `NonFiniteLossError`; NumPy's warnings before it add nothing.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def train(
     model: Any,
     twin: Side,

@@ -40,7 +40,8 @@ def read_states(folder: Path, states: dict[int, State]) -> None:
 
 
 def _read_state(path: Path, number: int, states: dict[int, State]) -> None:
-    with contextlib.suppress(OSError, ValueError):  # it is just being written
+    """Bring one job's state up to its file; while that is being written it stays as it is."""
+    with contextlib.suppress(OSError, ValueError):
         states[number] = json.loads(path.read_text())
 
 
