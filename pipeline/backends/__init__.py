@@ -84,7 +84,10 @@ def _cpu() -> str:
     if _CPU.is_file():
         lines = (line.partition(":") for line in _CPU.read_text().splitlines())
         maker = next((value.strip() for key, _, value in lines if key.strip() == "vendor_id"), "")
-    features = [*extensions["baseline"], *extensions["found"]]
+    features = [
+        *extensions.get("baseline", ()),
+        *extensions.get("found", ()),
+    ]  # an empty one is left out
     return " ".join([platform.machine(), maker, *features])
 
 
