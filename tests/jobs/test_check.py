@@ -19,7 +19,7 @@ IMAGES = ("data=digits", "data.layout=image", "loss=cross_entropy")
     ("overrides", "says"),
     [
         (("data=diabetes", "loss=cross_entropy", "model=softmax"),
-         "loss.name=cross_entropy: data=diabetes has continuous targets; use mse, mae or huber"),
+         "loss.name=cross_entropy: data=diabetes has continuous targets; use huber or mae or mse"),
         (("data=wine", "model=softmax"), "loss.name=mse: data=wine has 3 classes; use cross_entropy"),
         (("data=wine", "model=softmax", "loss=bce"),
          "loss.name=bce: data=wine has 3 classes; use cross_entropy"),
