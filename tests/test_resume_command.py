@@ -99,6 +99,7 @@ def test_what_cannot_be_resumed_is_one_line(tmp_path):
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.long
 def test_other_code_and_other_settings_are_refused(tmp_path):
     process = start(*SLOW, cwd=tmp_path)
     places = tmp_path / "outputs/checkpoints"
@@ -130,6 +131,7 @@ def test_other_code_and_other_settings_are_refused(tmp_path):
         assert said in err
 
 
+@pytest.mark.long
 def test_seeds_are_compared_by_their_scores_where_starts_differ(tmp_path):
     sweep = ("backend=numpy,torch", "seed=0,1,2,3", *QUICK[1:], "parity.margin=0.5")
     code, out, err = call("-m", *sweep, cwd=tmp_path)
@@ -186,6 +188,7 @@ def test_a_repeated_sweep_runs_only_what_is_missing(tmp_path):
     assert len(query(tmp_path, "select 1 from tags where key='kind' and value='run'")) == 7
 
 
+@pytest.mark.long
 def test_what_asks_for_more_or_is_run_elsewhere_was_not_finished_before(tmp_path):
     sweep = ("backend=numpy", "seed=0,1", *QUICK[1:])
     unscored = ("stages=[generate,train]",)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiers import tiered
 from wrongs import WrongSide
 
 from pipeline import backends, losses, optimizers, seeds
@@ -262,8 +264,13 @@ def test_minibatches_come_in_the_seeds_order(tools, backend, loop):
             np.testing.assert_allclose(arrays["param/b"][k], b, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("decay", ["l2", "decoupled"])
-@pytest.mark.parametrize("rule", list_functions(optimizers))
+@pytest.mark.parametrize(
+    ("rule", "decay"),
+    tiered(
+        itertools.product(list_functions(optimizers), ("l2", "decoupled")),
+        short=lambda number, _: number % 5 == 0,
+    ),
+)
 def test_decay_and_clipping_take_all_backends_the_same_way(tools, rule, decay):
     if (rule, decay) == ("adamw", "l2"):
         pytest.skip("AdamW's decay is decoupled")
@@ -411,8 +418,13 @@ def test_every_rule_takes_all_backends_the_same_way(tools, rule):
         assert largest_difference(first, other) <= 1e-12
 
 
-@pytest.mark.parametrize("rule", list_functions(optimizers))
-@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize(
+    ("rule", "xla"),
+    tiered(
+        itertools.product(list_functions(optimizers), (False, True)),
+        short=lambda number, _: number % 5 == 0,
+    ),
+)
 def test_every_rule_compiles_to_the_same_path(tools, rule, xla):
     """The slots go through the graph and back; XLA may fuse, so to rounding, not to the bit."""
     eager, compiled = (

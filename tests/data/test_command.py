@@ -28,6 +28,7 @@ def plane(rows=300):
     return x, 2 * x[:, 0] - 3 * x[:, 1] + 1
 
 
+@pytest.mark.long
 def test_a_csv_is_trained_on_and_its_plane_is_found(tmp_path):
     """Without noise: weights of standardised features are those of the raw ones times the scale."""
     x, y = plane()

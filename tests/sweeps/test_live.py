@@ -272,6 +272,7 @@ def test_a_kill_leaves_a_terminal_that_can_be_used_and_what_was_printed(terminal
 PIPELINE = (sys.executable, "-m", "pipeline", "-m", "parity.probe=off")
 
 
+@pytest.mark.long
 def test_a_sweep_of_several_processes_has_one_table(terminal):
     opened = terminal(*PIPELINE, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *QUICK,
                       "train.epochs=30000,0,30001", "train.log_every=100")  # fmt: skip

@@ -16,6 +16,8 @@ from commands import environment
 from pipeline.record.record import RunRecord
 from pipeline.tracking.store import restored_uri
 
+pytestmark = pytest.mark.long  # a whole sweep in both frameworks
+
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):

@@ -129,6 +129,7 @@ def test_a_server_that_answers_one_in_five_requests_with_500(tmp_path, server, p
     assert not list(tmp_path.glob("outputs/**/queue.jsonl"))
 
 
+@pytest.mark.long
 def test_each_question_is_asked_again_where_the_answer_was_500(
     tmp_path, monkeypatch, server, proxy
 ):
