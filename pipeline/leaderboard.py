@@ -18,6 +18,7 @@ from pipeline.record.record import RunRecord
 
 Table = tuple[list[str], list[list[str]]]
 _BACKEND, _OPTIMIZER = "backend.name", "optimizer.name"
+_SCORES = ("accuracy", "mse", "log_loss", "mae")  # in the order in which they decide
 _NOT_FINITE = re.compile(r"the loss became \S+ at step \d+")  # what NonFiniteLossError says
 
 
@@ -25,7 +26,7 @@ def score_of(records: Sequence[RunRecord]) -> str | None:
     """Return the score that all runs have and that decides; None if there is none."""
     kinds = [set(record.about.get("scores", {})) for record in records]
     common = set.intersection(*kinds) if kinds else set()
-    return next((name for name in ("accuracy", "mse", "log_loss", "mae") if name in common), None)
+    return next((name for name in _SCORES if name in common), None)
 
 
 def swept(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
@@ -65,8 +66,11 @@ class Group:
         Of their scores: the mean, and half of the interval around it, NaN of one run.
     seconds
         The median of their times of training.
+    lost
+        How many more runs of these settings did not finish.
     """
 
+    lost: int
     settings: tuple[str, ...]
     runs: Sequence[RunRecord]
     mean: float
@@ -75,9 +79,14 @@ class Group:
 
 
 def rank_groups(records: Sequence[RunRecord], *, score: str, level: float = 0.95) -> list[Group]:
-    """Return the groups of finished runs, the best first; `score` is one that all of them have."""
+    """Return the groups of finished runs, the best first; `score` is one that all of them have.
+
+    A group that lost a run comes after those that lost none: the score of a run that diverged is
+    worse than any. Of equal scores the others decide.
+    """
     from scipy import stats
 
+    others = [name for name in _SCORES if name != score]
     ranked = []
     for settings, members in groups(records).items():
         runs = [run for run in members if run.about["status"] == "FINISHED"]
@@ -93,12 +102,18 @@ def rank_groups(records: Sequence[RunRecord], *, score: str, level: float = 0.95
         ranked.append(
             Group(
                 settings=settings, runs=runs, mean=float(scores.mean()), reach=reach,
-                seconds=float(np.median(times)),
+                seconds=float(np.median(times)), lost=len(members) - len(runs),
             )
         )  # fmt: skip
-    sign = -1 if score in metrics.HIGHER else 1
-    ranked.sort(key=lambda group: math.inf if math.isnan(group.mean) else sign * group.mean)
+    ranked.sort(key=lambda group: (group.lost > 0, *(_rank(group, n) for n in (score, *others))))
     return ranked
+
+
+def _rank(group: Group, score: str) -> float:
+    """Return a number that is the smaller, the better a group's mean score is."""
+    values = [run.about["scores"].get(score, math.nan) for run in group.runs]
+    mean = float(np.mean(values))
+    return math.inf if math.isnan(mean) else (-mean if score in metrics.HIGHER else mean)
 
 
 def _columns(records: Sequence[RunRecord]) -> list[str]:
@@ -110,17 +125,21 @@ def _columns(records: Sequence[RunRecord]) -> list[str]:
 def tell_best(records: Sequence[RunRecord]) -> str:
     """Return the best of what was swept, its score and its run; empty where that says nothing.
 
-    Backends alone are not ranked: what they score is the pair's matter.
+    Backends alone are not ranked: what they score is the pair's matter. Nor are settings of the
+    data, with which the test samples, or the units of a score, are others.
     """
     finished = [record for record in records if record.about["status"] == "FINISHED"]
     name, differing = score_of(finished), swept(records)
     if name is None or not set(differing) - {_BACKEND, "seed"}:
         return ""
+    if any(key.startswith("data.") for key in differing):
+        return ""
     best = rank_groups(records, score=name)[0]
     values = dict(zip(_columns(records), best.settings, strict=True))
     told = [f"{key.removesuffix('.name')}={value}" for key, value in values.items()
             if key in differing and key != _BACKEND]  # fmt: skip
-    over = f", mean of {len(best.runs)} seeds" if len(best.runs) > 1 else ""
+    seeds = f"{len(best.runs)} of {len(best.runs) + best.lost}" if best.lost else len(best.runs)
+    over = f", mean of {seeds} seeds" if len(best.runs) + best.lost > 1 else ""
     run = "" if over else f", run {best.runs[0].about.get('run')}"
     return f"best {' '.join(told)} (eval/{name} {best.mean:.6g}{over}){run}"
 

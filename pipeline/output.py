@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from typing import Any
 
 
@@ -51,8 +52,11 @@ def guard_output() -> None:
     """Let this process write to stdout and stderr without an error, whatever became of them.
 
     A descriptor that is closed leads to nowhere from now on, so that no other file gets its number.
-    What the terminal's encoding does not have is written as an escape.
+    What the terminal's encoding does not have is written as an escape. NumPy's warnings of numbers
+    out of range are not shown: a training that diverges is told of in words.
     """
+    for problem in ("overflow", "invalid value", "divide by zero"):
+        warnings.filterwarnings("ignore", f"{problem} encountered", RuntimeWarning)
     for number in (0, 1, 2):
         try:
             os.fstat(number)

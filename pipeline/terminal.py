@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _WIDE = 130  # columns of a terminal from which on a ladder says in its rows whe
 _NAME = 24  # columns at least for a run's name, which may be folded; numbers are not
 _SPARED = ("|", "first loss", "µs/step")  # begin the names of what a narrow table does without
 
+_PAUSE = 0.5  # seconds at least between two flushes of progress lines
 _MOST_LADDERS = 4  # of more pairs, a line each
 _MOST_ROWS = 40  # of a table of more runs than that, half as many
 
@@ -49,10 +51,15 @@ def console() -> Console:
 def progress(steps: int) -> Iterator[Callable[..., None]]:
     """Show a bar on a terminal, and a line a call where there is none."""
     if not sys.stdout.isatty():
+        due = 0.0
 
         def line(step: int, loss: float, score: tuple[str, float] | None = None) -> None:
+            nonlocal due
             shown = f"step {step:>{len(str(steps))}}/{steps}  loss {loss:.6g}{_tell_score(score)}"
             sys.stdout.write(f"{shown}\n")
+            if time.monotonic() >= due:  # who follows a file sees a long run go on
+                sys.stdout.flush()
+                due = time.monotonic() + _PAUSE
 
         yield line
         sys.stdout.flush()
@@ -262,8 +269,14 @@ def _over_seeds(out: Console, by_seeds: Sequence[SeedVerdict]) -> None:
         out.print(Text.assemble(verdict, f": {group.sentence}"), soft_wrap=not out.is_terminal)
 
 
-def summary(result: Any, *, unfinished: int) -> None:
-    """Print the last line of a comparison, also where the terminal is quiet."""
+def summary(result: Any, *, unfinished: int, best: str | None = None) -> None:
+    """Print the last line of a comparison, also where the terminal is quiet.
+
+    Parameters
+    ----------
+    best
+        What was best, where that is not a matter of the test score, as in a search.
+    """
     covered = list_covered(result.by_seeds)
     line = tell_summary(
         [verdict for i, (verdict, _) in enumerate(result.verdicts) if i not in covered]
@@ -271,9 +284,11 @@ def summary(result: Any, *, unfinished: int) -> None:
         over_seeds=[group.verdict for group in result.by_seeds],
         runs=len(result.records),
         unfinished=unfinished,
-        best=tell_best(result.records),
+        best=tell_best(result.records) if best is None else best,
     )
-    print_last(line)
+    worst = [why for verdict, why in result.verdicts if verdict != "PASS"]
+    why = f": {worst[0]}" if len(worst) == 1 and len(result.verdicts) == 1 else ""
+    print_last(f"{line}{why}")
 
 
 def run_summary(record: Any) -> None:

@@ -264,6 +264,9 @@ def test_a_runs_name_note_and_tags_are_the_users(tmp_path):
     )
     assert call("backend=numpy", *words, *SMALL, cwd=tmp_path).returncode == 0
     assert query(tmp_path, "select name from runs") == [("mine",)]
+    compared = call("stages=[evaluate]", "run=" + query(tmp_path, "select run_uuid from runs")[0][0],
+                    "terminal=quiet", cwd=tmp_path)  # fmt: skip
+    assert compared.returncode == 0, compared.stderr
     tags = dict(query(tmp_path, "select key, value from tags"))
     assert (tags["team"], tags["a.b"], tags["mlflow.note.content"]) == ("blue", "1", "Why")
     assert tags["mlflow.user"]

@@ -259,3 +259,28 @@ def test_the_best_over_seeds_is_a_mean_of_no_single_run():
 def test_a_score_that_is_not_a_number_is_never_the_best():
     runs = [record(lr=lr, accuracy=score) for lr, score in ((0.1, np.nan), (0.2, 0.5), (0.3, 0.7))]
     assert leaderboard.tell_best(runs).startswith("best optimizer.lr=0.3")
+
+
+def test_of_equal_scores_the_next_one_decides():
+    runs = [record(lr=lr) for lr in (0.1, 0.2)]
+    for run, loss in zip(runs, (0.5, 0.25), strict=True):
+        run.about["scores"]["log_loss"] = loss
+    assert leaderboard.tell_best(runs).startswith("best optimizer.lr=0.2")
+
+
+def test_settings_that_lost_a_seed_come_after_those_that_lost_none():
+    runs = [record(lr=lr, seed=seed, accuracy=lr) for lr in (0.1, 0.9) for seed in (0, 1)]
+    runs[3].about["status"] = "FAILED"
+    assert leaderboard.tell_best(runs).startswith("best optimizer.lr=0.1")
+    runs[1].about["status"] = "FAILED"
+    assert (
+        leaderboard.tell_best(runs)
+        == "best optimizer.lr=0.9 (eval/accuracy 0.9, mean of 1 of 2 seeds)"
+    )
+
+
+def test_runs_on_other_data_are_not_ranked():
+    runs = [record(lr=lr) for lr in (0.1, 0.2)]
+    for run, scale in zip(runs, (True, False), strict=True):
+        run.about["config"]["data"] = {"standardise_target": scale}
+    assert leaderboard.tell_best(runs) == ""

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from pipeline.config.types import ConfigError
 from pipeline.naming import name_run
+from pipeline.record.record import RunRecord
 
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
@@ -56,8 +57,11 @@ def _tell_continuation(job: Job, folder: Path) -> None:
     """Say how a run that was stopped goes on."""
     from pipeline.stages.checkpoints import find_checkpoint
 
-    about = find_checkpoint(folder)
-    if about is not None:
+    about, record = find_checkpoint(folder), folder / "record"
+    if (record / "record.json").is_file() and RunRecord.load(record).steps == len(job.rates):
+        run = RunRecord.load(record).about["run"]
+        say(f"training was done; python -m pipeline 'stages=[evaluate]' run={run} scores it")
+    elif about is not None:
         say(f"python -m pipeline resume={about['run']} goes on after epoch {about['epoch']}")
     else:
         every = job.settings.train.checkpoint
@@ -207,7 +211,7 @@ def _score(values: Mapping[str, Any]) -> int:
     """Score a finished run again; everything but the store comes from the run itself."""
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
-        if key not in {"stages", "run"} and not key.startswith("tracking"):
+        if key not in {"stages", "run", "terminal"} and not key.startswith("tracking"):
             raise ConfigError(key, override.split("=")[-1], "with run=, the config is that run's")
     if tuple(values["stages"]) != ("evaluate",):
         raise ConfigError("stages", values["stages"], "with run=, must be [evaluate]")

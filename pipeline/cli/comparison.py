@@ -97,7 +97,7 @@ def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
     page = find_page(settings.tracking.experiment)
     terminal.where(folder, uri=settings.tracking.uri, page=page)
     terminal.summary(result, unfinished=count_unfinished(recorded.children, jobs=recorded.jobs))
-    return result.exit_code
+    return result.exit_code if result.judges or chosen is None else 0
 
 
 def _check_request(settings: Config) -> None:

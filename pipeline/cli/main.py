@@ -120,7 +120,8 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
         The number a search minimises, None in a plain sweep; the reason, as text, of a failure.
     """
     _settle_terminal(cfg)
-    name = cfg.tracking.run_name or HydraConfig.get().job.override_dirname or "run"
+    name = HydraConfig.get().job.override_dirname or "run"
+    name = f"{cfg.tracking.run_name}: {name}" if cfg.tracking.run_name else name
     parent, metric = os.environ.get(PARENT), OmegaConf.select(cfg, "sweep.metric")
     try:
         with in_worker(stop) as wanted:

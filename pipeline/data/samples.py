@@ -6,6 +6,7 @@ Shape legend: n rows, k columns of one name, d columns of all features.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -220,6 +221,10 @@ def _encode(columns: Sequence[_Column]) -> tuple[np.ndarray, list[str], dict[str
             width = column.values.shape[1]
             parts.append(column.values)
             names += [_name_of(column.name, i, width) for i in range(width)]
+    for name, count in Counter(names).items() if found else ():
+        if count > 1:
+            problem = f"makes a column {name}, which is the name of another one"
+            raise ConfigError("data.categories", "onehot", problem)
     encoded = {name: categories.tolist() for name, (categories, _) in found.items()}
     return np.concatenate(parts, axis=1), names, encoded
 

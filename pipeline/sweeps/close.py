@@ -142,14 +142,15 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinis
             print(f"{key}  {value}")
     page = find_page(settings.tracking.experiment)
     terminal.where(result.folder, uri=settings.tracking.uri, page=page)
-    terminal.summary(result, unfinished=unfinished)
+    terminal.summary(result, unfinished=unfinished, best=search.tell_best(sweep.config, jobs))
     return result.exit_code if result.judges else 0
 
 
 def _untold(sweep: OpenSweep, notes: list[str]) -> list[str]:
     """Return what did not finish and was not said when it ended."""
     told = set() if sweep.board is None else sweep.board.told
-    return [note for note in notes if not any(note.startswith(f"{name} ") for name in told)]
+    ends = tuple(f"{name} {status}: " for name in told for status in ("FAILED", "KILLED"))
+    return [note for note in notes if not note.startswith(ends)]
 
 
 def read_children(

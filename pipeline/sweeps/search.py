@@ -147,6 +147,16 @@ def best(config: DictConfig) -> dict[str, str]:
     return tags | {"search.metric": str(config.sweep.metric), "search.trials": str(len(done))}
 
 
+def tell_best(config: DictConfig, jobs: int | None) -> str | None:
+    """Return in words what a search found by its metric; None of a plain sweep."""
+    if jobs is not None:
+        return None
+    tags = best(config)
+    if "search.best" not in tags:
+        return ""
+    return f"best {tags['search.best']} ({tags['search.metric']} {tags['search.best_value']})"
+
+
 def _study(config: DictConfig) -> Any:
     """Open the study, made if it is not there."""
     import optuna
@@ -185,7 +195,7 @@ def _name(config: DictConfig) -> str:
     """Name a study after what is searched for, where, and with what else fixed."""
     sweeper = config.hydra.sweeper
     parameters = [f"{key}={text}" for key, text in (sweeper.params or {}).items()]
-    aside = ("tracking.", "sweep.", "parity.")
+    aside = ("tracking.", "sweep.", "parity.", "compare.", "terminal=")
     fixed = [
         text for text in config.hydra.overrides.task if not text.lstrip("+~").startswith(aside)
     ]
