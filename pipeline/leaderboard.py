@@ -62,6 +62,8 @@ class Group:
     ----------
     settings
         What tells them from the others, in the order of `leaderboard`'s columns.
+    runs
+        Those that finished.
     mean, reach
         Of their scores: the mean, and half of the interval around it, NaN of one run.
     seconds
@@ -70,12 +72,12 @@ class Group:
         How many more runs of these settings did not finish.
     """
 
-    lost: int
     settings: tuple[str, ...]
     runs: Sequence[RunRecord]
     mean: float
     reach: float
     seconds: float
+    lost: int
 
 
 def rank_groups(records: Sequence[RunRecord], *, score: str, level: float = 0.95) -> list[Group]:
@@ -89,11 +91,11 @@ def rank_groups(records: Sequence[RunRecord], *, score: str, level: float = 0.95
     others = [name for name in _SCORES if name != score]
     ranked = []
     for settings, members in groups(records).items():
-        runs = [run for run in members if run.about["status"] == "FINISHED"]
+        runs = [run for run in members if run.about.get("status") == "FINISHED"]
         if not runs:
             continue
         scores = np.array([run.about["scores"][score] for run in runs], dtype=np.float64)
-        times = [run.about["time"].get("train_s", np.nan) for run in runs]
+        times = [run.about.get("time", {}).get("train_s", np.nan) for run in runs]
         reach = np.nan
         if len(scores) > 1:
             factor = stats.t.ppf((1 + level) / 2, len(scores) - 1)
@@ -122,19 +124,28 @@ def _columns(records: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(key for key in keys if key != "seed"))
 
 
+def find_best(records: Sequence[RunRecord]) -> tuple[str, Group] | None:
+    """Return the score that decides and the group with the best one; None where there is none.
+
+    Settings of the data are not ranked: with them the test samples, or the units of a score, are
+    others.
+    """
+    finished = [record for record in records if record.about.get("status") == "FINISHED"]
+    name = score_of(finished)
+    if name is None or any(key.startswith("data.") for key in swept(records)):
+        return None
+    return name, rank_groups(records, score=name)[0]
+
+
 def tell_best(records: Sequence[RunRecord]) -> str:
     """Return the best of what was swept, its score and its run; empty where that says nothing.
 
-    Backends alone are not ranked: what they score is the pair's matter. Nor are settings of the
-    data, with which the test samples, or the units of a score, are others.
+    Backends and seeds alone are not ranked: what they score is the pair's matter.
     """
-    finished = [record for record in records if record.about["status"] == "FINISHED"]
-    name, differing = score_of(finished), swept(records)
-    if name is None or not set(differing) - {_BACKEND, "seed"}:
+    found, differing = find_best(records), swept(records)
+    if found is None or not set(differing) - {_BACKEND, "seed"}:
         return ""
-    if any(key.startswith("data.") for key in differing):
-        return ""
-    best = rank_groups(records, score=name)[0]
+    name, best = found
     values = dict(zip(_columns(records), best.settings, strict=True))
     told = [f"{key.removesuffix('.name')}={value}" for key, value in values.items()
             if key in differing and key != _BACKEND]  # fmt: skip

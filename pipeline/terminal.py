@@ -168,13 +168,16 @@ def _passed(out: Console, ladder: Ladder, *, pair: str) -> None:
         for rung in ladder.rungs
         if rung.bound and rung.distance is not None
     ]
-    reach = "the same bits on every rung"
+    decided = dict.fromkeys(rung.by for rung in ladder.rungs if rung.by != "bits")
+    reach = f"by {' and '.join(decided)}" if decided else "the same bits on every rung"
     if ratios:
         ratio, where = max(ratios)
         reach = f"at most {ratio:.2g} of a bound ({where})"
     accepted = "".join(f"; accepted: {known.name}" for known in ladder.accepted)
     speed = ladder.facts.get("speed", "").partition(" (")[0]
-    told = f"  {pair}: {reach}{accepted}{speed and f'; {speed[0].lower()}{speed[1:]}'}"
+    many = len(ladder.notes)
+    notes = f"; {many} note{'s' * (many > 1)}, with parity.show=all" if many else ""
+    told = f"  {pair}: {reach}{accepted}{notes}{speed and f'; {speed[0].lower()}{speed[1:]}'}"
     out.print(Text.assemble(("PASS", _COLOURS["PASS"]), told), soft_wrap=not out.is_terminal)
 
 
@@ -234,10 +237,9 @@ def _pairs(out: Console, result: Any, *, named: Mapping[int, str], show: str) ->
     covered = list_covered(result.by_seeds)
     judged = zip(result.pairs, result.ladders, strict=True)
     shown = [both for i, both in enumerate(judged) if i not in covered]
-    everything = show == "all"
-    folded = [] if everything else [both for both in shown if both[1].verdict == "PASS"]
-    unfolded = shown if everything else [both for both in shown if both[1].verdict != "PASS"]
-    if len(unfolded) > _MOST_LADDERS and not everything:
+    folded = [] if show == "all" else [both for both in shown if _may_be_folded(both[1])]
+    unfolded = shown if show == "all" else [both for both in shown if not _may_be_folded(both[1])]
+    if len(unfolded) > _MOST_LADDERS and show != "all":
         rows = [
             [f"{named[id(a)]} against {b.label()}", ladder.verdict, ladder.sentence()]
             for (a, b), ladder in unfolded
@@ -253,6 +255,11 @@ def _pairs(out: Console, result: Any, *, named: Mapping[int, str], show: str) ->
         _passed(out, ladder, pair=f"{named[id(a)]} against {b.label()}")
     if len(folded) > _MOST_ROWS:
         out.print(Text(f"PASS  {len(folded) - _MOST_ROWS} more pairs; the report has all of them."))
+
+
+def _may_be_folded(ladder: Ladder) -> bool:
+    """Whether a pair passed and nothing was measured besides that a person asked for."""
+    return ladder.verdict == "PASS" and not {"prove", "gradcheck"} & set(ladder.facts)
 
 
 def _over_seeds(out: Console, by_seeds: Sequence[SeedVerdict]) -> None:

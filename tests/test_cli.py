@@ -8,12 +8,14 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from commands import call, environment, start
 from tiers import tiered
 
+from pipeline.cli import commands
 from pipeline.record.record import RunRecord
 
 PIPELINE = (sys.executable, "-m", "pipeline")
@@ -253,6 +255,24 @@ def test_a_quiet_command_prints_its_last_line_alone_and_its_errors(tmp_path):
     assert re.fullmatch(r"2 runs; 1 not finished; best optimizer.lr=0.001 .*\n", done.stdout)
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("twingrad: "))
     assert re.search(r"job 1 \(optimizer.lr=1000000000.0\) failed in .* s: the loss became", line)
+    compared = call("stages=[compare]", "compare.sweep=latest", "terminal=quiet", cwd=tmp_path)
+    assert (compared.returncode, compared.stdout) == (0, done.stdout)  # no pair, as in the sweep
+
+
+@pytest.mark.parametrize(("steps", "told"), [
+    (3, "training was done; python -m pipeline 'stages=[evaluate]' run=ab scores it"),
+    (2, "no checkpoint yet to go on from"), (None, "no checkpoint yet to go on from"),
+])  # fmt: skip
+def test_a_stopped_command_says_what_is_left_to_do(tmp_path, monkeypatch, capsys, steps, told):
+    monkeypatch.chdir(tmp_path)
+    if steps is not None:
+        about = {"run": "ab", "config": {}, "status": "KILLED"}
+        RunRecord(about=about, arrays={"loss": np.zeros(steps)}).save(tmp_path / "record")
+    job = SimpleNamespace(
+        rates=np.ones(3), settings=SimpleNamespace(train=SimpleNamespace(checkpoint=60.0))
+    )
+    commands._tell_continuation(job, tmp_path)
+    assert told in capsys.readouterr().err
 
 
 def test_a_runs_name_note_and_tags_are_the_users(tmp_path):

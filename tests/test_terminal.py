@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import terminal
+from pipeline.parity.verdict import Accepted
 from pipeline.report.sentences import tell_leftovers, tell_summary, tell_training_end
 from tests.report.test_page import (
     ERRORS,
@@ -161,6 +162,23 @@ def test_a_pair_that_passes_is_one_line_and_one_that_does_not_is_not(monkeypatch
     assert line.startswith("PASS  torch against tensorflow: at most 0.21 of a bound (trajectory")
     assert "rung" not in shown
     assert "rung" in printed(monkeypatch, capsys, LONG, width=100, show="auto")
+
+
+def test_a_folded_line_hides_nothing_that_is_to_know(monkeypatch, capsys):
+    def line(found):
+        shown = printed(monkeypatch, capsys, found, width=200, show="auto")
+        return next(
+            (line.strip() for line in shown.splitlines() if line.startswith("PASS  ")), None
+        )
+
+    assert line(ladder()).endswith("against tensorflow: the same bits on every rung")
+    rung = dataclasses.replace(ROUNDING, by="tolerance", distance=None, bound=None)
+    assert line(ladder(rung)).endswith("against tensorflow: by tolerance")
+    assert line(ladder(ROUNDING, notes=("a", "b"))).endswith("; 2 notes, with parity.show=all")
+    proved = ladder(ROUNDING, facts={"prove": {"native": 1e-6, "float64": 1e-15, "ratio": 1e9}})
+    assert line(proved) is None  # who asked for it sees the whole ladder
+    known = (Accepted(name="update", reason="Keras", rungs=("update",)),)
+    assert "; accepted: update" in line(ladder(ROUNDING, accepted=known))
 
 
 def test_the_last_line_counts_verdicts_and_names_the_best():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
@@ -57,9 +58,12 @@ def _tell_continuation(job: Job, folder: Path) -> None:
     """Say how a run that was stopped goes on."""
     from pipeline.stages.checkpoints import find_checkpoint
 
-    about, record = find_checkpoint(folder), folder / "record"
-    if (record / "record.json").is_file() and RunRecord.load(record).steps == len(job.rates):
-        run = RunRecord.load(record).about["run"]
+    record = None
+    with contextlib.suppress(ValueError):  # it was stopped before there was one
+        record = RunRecord.load(folder / "record")
+    about = find_checkpoint(folder)
+    if record is not None and record.steps == len(job.rates):
+        run = record.about["run"]
         say(f"training was done; python -m pipeline 'stages=[evaluate]' run={run} scores it")
     elif about is not None:
         say(f"python -m pipeline resume={about['run']} goes on after epoch {about['epoch']}")
@@ -171,7 +175,8 @@ def _linked(job: Job, *, name: str, parent: str, note: Callable[[str], None]) ->
     except ConfigError:  # its record is gone: run it again
         return None
     link_run(parent, done, job=HydraConfig.get().job.num, name=name)
-    note(f"finished before, as run {done}; sweep.rerun=true runs it again")
+    own = " with its own tags and note" if place.tags or place.note else ""
+    note(f"finished before, as run {done}{own}; sweep.rerun=true runs it again")
     return record
 
 

@@ -6,18 +6,14 @@ import contextlib
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.config.compose import explain_hydra
 from pipeline.config.types import ConfigError
 from pipeline.redact import hide_words, redact
 from pipeline.sweeps.callback import Refused
-
-if TYPE_CHECKING:
-    pass
-from pipeline.config.compose import explain_hydra
 
 # What the user asked for; `main` sets the first one itself, and workers inherit both.
 DEBUG = os.environ.get("TWINGRAD_DEBUG", os.environ.get("HYDRA_FULL_ERROR")) == "1"

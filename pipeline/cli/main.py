@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -16,21 +16,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.compose import CONF, allow_tags
-from pipeline.config.types import ConfigError
-from pipeline.output import be_quiet, guard_output
-from pipeline.record.record import RunRecord
-from pipeline.sweeps import search
-from pipeline.sweeps.close import finish
-from pipeline.sweeps.opened import PARENT, find_open_sweep
-from pipeline.sweeps.workers import (
-    in_worker,
-    note_failure,
-    tell_job,
-)
-
-if TYPE_CHECKING:
-    pass
 from pipeline.cli.commands import (
     resolve_job,
     run_job,
@@ -44,6 +29,18 @@ from pipeline.cli.signals import (
     tell_stopped,
 )
 from pipeline.cli.words import check_words
+from pipeline.config.compose import CONF, allow_tags
+from pipeline.config.types import ConfigError
+from pipeline.output import be_quiet, guard_output
+from pipeline.record.record import RunRecord
+from pipeline.sweeps import search
+from pipeline.sweeps.close import finish
+from pipeline.sweeps.opened import PARENT, find_open_sweep
+from pipeline.sweeps.workers import (
+    in_worker,
+    note_failure,
+    tell_job,
+)
 
 _exit = 0
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.cli.errors import say
 from pipeline.sweeps.opened import find_open_sweep
 from pipeline.sweeps.workers import (
     ask_jobs_to_stop,
     must_wait_for_jobs,
 )
-
-if TYPE_CHECKING:
-    pass
-from pipeline.cli.errors import say
 
 _received: int | None = None
 

@@ -49,13 +49,6 @@ class ConfigError(Exception):
         super().__init__(" ".join(f"{key}={shown}: {allowed}".split()))
 
 
-def describe_failure(error: Exception) -> str:
-    """Return in one line why a job failed: its message, with the kind of what nobody foresaw."""
-    text = " ".join(str(error).split())
-    foreseen = isinstance(error, ConfigError | ArithmeticError | RuntimeError)
-    return text if foreseen and text else f"{type(error).__name__}: {text}"
-
-
 def explain_first(
     error: ValidationError, *, prefix: tuple[str, ...], allowed: list[str]
 ) -> ConfigError:

@@ -100,21 +100,25 @@ def find_missing(values: np.ndarray) -> np.ndarray:
 
 
 def holds_text(values: np.ndarray, *, decimal: str) -> bool:
-    """Whether a column has a cell that is neither missing nor a number, by either decimal mark.
+    """Whether at least half of a column's cells with a value are text.
 
-    A number with the other mark is none of the categories: it is a slip that is to be named.
+    One odd cell among numbers is no category, nor is a number with the other decimal mark: it is a
+    slip that is to be named, as reading the column as numbers does.
     """
     if values.dtype.kind != "U":
         return False
     other = _DECIMAL_COMMA if decimal == "." else _DECIMAL_POINT
+    numbers = texts = 0
     for text in values.reshape(-1).tolist():
-        if not _is_missing(text):
-            try:
-                _number(text, decimal=decimal)
-            except ValueError:
-                if not other.fullmatch(text):
-                    return True
-    return False
+        if _is_missing(text):
+            continue
+        try:
+            _number(text, decimal=decimal)
+            numbers += 1
+        except ValueError:
+            is_number = other.fullmatch(text) is not None
+            numbers, texts = numbers + is_number, texts + (not is_number)
+    return texts > 0 and texts >= numbers
 
 
 def _is_missing(text: str) -> bool:

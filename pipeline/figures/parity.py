@@ -97,7 +97,7 @@ def measure_apart(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
 def count_ulps(a: RunRecord, b: RunRecord) -> dict[str, np.ndarray]:
     """Return how many ulps the parameters of two runs are apart after the start, number by number.
 
-    All steps together, and the first and the last. Of very many numbers every so manieth, of steps
+    All steps together, and the first and the last. Of very many numbers an even part, of steps
     that are evenly spread. Nothing of few parameters, each of which is in the figure ``ulps``.
     """
     left, right = a.named("param"), b.named("param")

@@ -111,13 +111,13 @@ def group_by_settings(records: Sequence[RunRecord]) -> dict[tuple[Any, ...], lis
 
 
 def find_best(records: Sequence[RunRecord]) -> RunRecord | None:
-    """Return the run with the best final score, None if no two have one in common."""
-    finished = [r for r in records if r.about.get("status") == "FINISHED" and not has_diverged(r)]
-    score = leaderboard.score_of(finished)
-    if score is None or len(finished) < 2:
+    """Return the best run of the best settings, None if no two runs can be ranked."""
+    found = leaderboard.find_best(records)
+    if found is None or sum(record.about.get("status") == "FINISHED" for record in records) < 2:
         return None
+    score, group = found
     best = max if score in metrics.HIGHER else min
-    return best(finished, key=lambda record: float(record.about["scores"][score]))
+    return best(group.runs, key=lambda record: float(record.about["scores"][score]))
 
 
 def tell_best(records: Sequence[RunRecord]) -> str:
@@ -142,10 +142,10 @@ def select_spread(records: Sequence[RunRecord], *, most: int = MOST_MULTIPLES) -
     cells = list(group_by_settings(records).values())
     if len(cells) <= most:
         return list(records)
-    kept = set(np.linspace(0, len(cells) - 1, most - 1).round().astype(int).tolist())
+    drawn = set(np.linspace(0, len(cells) - 1, most - 1).round().astype(int).tolist())
     best = find_best(records)
-    kept |= {i for i, cell in enumerate(cells) if any(record is best for record in cell)}
-    chosen = {id(record) for i in kept for record in cells[i]}
+    drawn |= {i for i, cell in enumerate(cells) if any(record is best for record in cell)}
+    chosen = {id(record) for i in drawn for record in cells[i]}
     return [record for record in records if id(record) in chosen]
 
 

@@ -115,7 +115,7 @@ def render_page(
     command
         The command line that repeats it.
     address
-        Below it MLflow shows each run by its id: then the runs' ids are links.
+        Where MLflow shows the experiment's runs, ``…/runs?…``; below it is each run's page.
     """
     named = name_runs(records)
     header, rows = summarise_runs(records)
@@ -128,13 +128,18 @@ def render_page(
         for (a, b), ladder in zip(pairs, ladders, strict=True)
     ]
     covered = list_covered(by_seeds)
+    if not address.startswith(("http://", "https://")):
+        address = ""
+    base, _, query = address.partition("?")
     return _ENVIRONMENT.get_template("page.html.j2").render(
         title=title,
         date=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         notes=notes,
         what=_what(records),
         command=command,
-        address=address if address.startswith(("http://", "https://")) else "",
+        address=address,
+        base=base,
+        mode=query.partition("&")[0],
         machines=_machines(records),
         board=board,
         equal=[(name, test.sentence()) for name, test in (equal or {}).items()],

@@ -93,15 +93,17 @@ def run(
     if settings.stages == ("generate",):
         print(f"data  {generate(job.dataset, folder=DATA)}")
         return RunRecord(about={"config": dict(job.values)})
-    if "generate" not in settings.stages:
-        stored(job.dataset, folder=DATA)  # refused before there is a store
+    makes_data = "generate" in settings.stages
+    if not makes_data:  # data that are not there are refused before there is a store
+        job = _with_stored_data(job)
     backend = backends.load(settings.backend.name)
     device = job.configure(backend)
     _fixed[settings.backend.name] = _once_only(settings)
     prepare_store(settings.tracking.uri, started=parent is not None)
     if recover:
         close_dead_runs(stale=settings.tracking.stale)
-    job = _with_stored_data(job)
+    if makes_data:
+        job = _with_stored_data(job)
     checkpoints = Checkpoints(job)
     before = checkpoints.load() if resume else None
     versions = {"numpy": np.__version__, **backend.versions()}

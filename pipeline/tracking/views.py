@@ -81,11 +81,11 @@ def list_linked(children: Sequence[Any], parent: str) -> list[tuple[str, str]]:
 
 
 def find_runs_address(experiment: str, *, uri: str) -> str:
-    """Return the address below which MLflow shows each run of an experiment by its id.
+    """Return the address, ``…/runs?…``, at which MLflow shows an experiment's runs.
 
     Of a local store it is where ``make ui`` serves it; empty of a store that has no pages.
     """
-    page = find_page(experiment).partition("?")[0]
+    page = find_page(experiment)
     if not page or not uri.startswith(("http", "sqlite")):
         return ""
     server = uri.rstrip("/") if uri.startswith("http") else LOCAL_PAGES

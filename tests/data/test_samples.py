@@ -299,9 +299,29 @@ def test_numbers_with_the_other_decimal_mark_are_no_categories(tmp_path):
     assert text.endswith("data row 10 (counted from 1) holds '1.500'; with data.decimal=, a number has no point")  # fmt: skip
     text = refused(path, ["a"], separator=";", categories="onehot")
     assert "data row 1 (counted from 1) holds '1,5', a decimal comma" in text
-    path.write_text("a;y\n" + "1,5;2\n" * 9 + "1.2.3;2\n")
-    names = made(path, ["a"], separator=";", decimal=",", categories="onehot").facts["features"]
-    assert names == ["a=1,5", "a=1.2.3"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "texts", "encoded"), [(19, 1, False), (11, 9, False), (10, 10, True)]
+)
+def test_an_odd_cell_among_numbers_is_named_and_no_category(tmp_path, numbers, texts, encoded):
+    columns = {"a": [*map(str, range(numbers)), *["?"] * texts], "y": range(20)}
+    path = csv(tmp_path / "t.csv", columns)
+    if encoded:
+        assert "a=?" in made(path, ["a"], categories="onehot").facts["features"]
+        return
+    for missing in ("refuse", "mean"):
+        assert refused(path, ["a"], categories="onehot", missing=missing) == (
+            f"data.features=a: data row {numbers + 1} (counted from 1) holds the text '?', no number"
+        )
+
+
+def test_an_encoded_column_has_no_name_of_another(tmp_path):
+    columns = {"kind": ["red", "blue"] * 10, "kind=red": range(20), "y": range(20)}
+    path = csv(tmp_path / "t.csv", columns)
+    assert refused(path, ["kind", "kind=red"], categories="onehot") == (
+        "data.categories=onehot: makes a column kind=red, which is the name of another one"
+    )
 
 
 def test_too_many_categories_are_one_line(tmp_path, monkeypatch):

@@ -299,13 +299,15 @@ def test_it_says_the_command_that_repeats_it_the_machine_and_where_each_run_is()
     runs = [make(run="1a2b", **known), make("tensorflow", run="3c4d", **known)]
     runs[1].about["environment"] = known["environment"] | {"device": "cuda"}
     command = tell_command(["backend=torch,tensorflow"], multirun=True)
-    text = html(runs, command=command, address="http://127.0.0.1:5000/#/experiments/1/runs")
+    text = html(
+        runs, command=command, address="http://127.0.0.1:5000/#/experiments/1/runs?mode=a&b=c"
+    )
     assert "<pre>python -m pipeline -m \\\n  backend=torch,tensorflow</pre>" in text
     links = [value for key, value in Parsed(text).attributes if key == "href"]
     assert links == [
-        "http://127.0.0.1:5000/#/experiments/1/runs",
-        "http://127.0.0.1:5000/#/experiments/1/runs/1a2b?workflowType=machine_learning",
-        "http://127.0.0.1:5000/#/experiments/1/runs/3c4d?workflowType=machine_learning",
+        "http://127.0.0.1:5000/#/experiments/1/runs?mode=a&b=c",
+        "http://127.0.0.1:5000/#/experiments/1/runs/1a2b?mode=a",
+        "http://127.0.0.1:5000/#/experiments/1/runs/3c4d?mode=a",
     ]
     assert not Parsed(text).open
     assert "<dt>machine</dt><dd>x86_64 AuthenticAMD X86_V3</dd>" in text

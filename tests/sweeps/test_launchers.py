@@ -402,3 +402,27 @@ def test_what_a_search_can_minimise():
     record.about["scores"]["mse"] = float("nan")
     with pytest.raises(search.ConfigError, match="is nan"):
         search.value(record, "eval/mse")
+
+
+def test_the_last_line_of_a_search_is_by_its_metric(monkeypatch):
+    tags = {"search.best": "optimizer.lr=0.5", "search.best_value": "0.086",
+            "search.metric": "eval/log_loss"}  # fmt: skip
+    monkeypatch.setattr(search, "best", lambda config: tags)
+    assert search.tell_best(None, None) == "best optimizer.lr=0.5 (eval/log_loss 0.086)"
+    assert search.tell_best(None, 4) is None  # a plain sweep, ranked by the test score
+    monkeypatch.setattr(search, "best", lambda config: {"search.metric": "eval/log_loss"})
+    assert search.tell_best(None, None) == ""
+
+
+@pytest.mark.parametrize(("word", "same"), [
+    ("terminal=quiet", True), ("parity.show=all", True), ("tracking.note=a", True),
+    ("train.epochs=3", False),
+])  # fmt: skip
+def test_a_study_is_the_same_whatever_is_shown_of_it(word, same):
+    def name(*task):
+        return search._name(OmegaConf.create({
+            "sweep": {"metric": "eval/mse"},
+            "hydra": {"sweeper": {"params": {}, "direction": "minimize"}, "overrides": {"task": task}},
+        }))  # fmt: skip
+
+    assert (name("model=mlp", word) == name("model=mlp")) == same

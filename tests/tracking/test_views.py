@@ -8,8 +8,8 @@ from pipeline.tracking import views
 @pytest.mark.parametrize(
     ("uri", "address"),
     [
-        ("sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000/#/experiments/3/runs"),
-        ("https://me:word@host/mlflow/", "https://host/mlflow/#/experiments/3/runs"),
+        ("sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000/#/experiments/3/runs?view=a"),
+        ("https://me:word@host/mlflow/", "https://host/mlflow/#/experiments/3/runs?view=a"),
         ("databricks", ""),
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.types import describe_failure
+from pipeline.config.types import ConfigError
 from pipeline.redact import redact
 
 Progress = Callable[[int], contextlib.AbstractContextManager[Callable[..., None]]]
@@ -55,7 +55,7 @@ class Job:
             yield
             state = "done"
         except Exception as error:
-            why = {"note": redact(describe_failure(error))}
+            why = {"note": redact(_describe_failure(error))}
             raise
         except KeyboardInterrupt:
             state = "stopped"
@@ -94,3 +94,10 @@ class Job:
                 yield tell_step
             finally:
                 self._tell(step=last[0], loss=last[1])
+
+
+def _describe_failure(error: Exception) -> str:
+    """Return in one line why a job failed: its message, with the kind of what nobody foresaw."""
+    text = " ".join(str(error).split())
+    foreseen = isinstance(error, ConfigError | ArithmeticError | RuntimeError)
+    return text if foreseen and text else f"{type(error).__name__}: {text}"
