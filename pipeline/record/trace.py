@@ -139,22 +139,22 @@ class Trace:
         NonFiniteLossError
             If one of those losses is not finite; that step is the last one kept.
         """
-        if not self._rows:
+        scalars = self._scalars
+        given = scalars or any(key.startswith("scalar/") for p in self._parts[-1:] for key in p)
+        whole = len(self._ticks) // 2 - self._steps  # a signal may have come within `keep`,
+        rows = self._rows[: min(whole, len(scalars)) if given else whole]  # or before `used`
+        if not rows:
             return np.empty(0)
-        losses, gradients, parameters, slots = zip(*self._rows, strict=True)
-        self._rows.clear()
+        losses, gradients, parameters, slots = zip(*rows, strict=True)
         part = {"loss": self._stack(losses)}
         finite = np.isfinite(part["loss"])
         count = len(losses) if finite.all() else int(np.argmin(finite)) + 1
-        scalars, self._scalars = self._scalars, []
-        if scalars:  # a signal may have come between the two
-            count = min(count, len(scalars))
         for name in scalars[0] if scalars else ():
             part[f"scalar/{name}"] = np.array([float(each[name]) for each in scalars])
         if self.full:
-            for kind, rows in (("grad", gradients), ("param", parameters)):
+            for kind, steps in (("grad", gradients), ("param", parameters)):
                 # Not strict: statistics have no gradients, and Keras's fit has none at all.
-                for (name, layout), column in zip(self._layouts.items(), zip(*rows)):  # noqa: B905
+                for (name, layout), column in zip(self._layouts.items(), zip(*steps)):  # noqa: B905
                     part[f"{kind}/{name}"] = layout(self._stack(column))
             owners = [(name, slot) for name in self._layouts for slot in self._slots]
             for (name, slot), column in zip(owners, zip(*slots)):  # noqa: B905
@@ -167,8 +167,11 @@ class Trace:
         else:
             size, most = len(losses), self._CHUNK
         self._most = min(max(most * len(losses) // size, 1), self._CHUNK)
-        self._parts.append({key: array[:count] for key, array in part.items()})
-        self._steps += count
+        part = {key: array[:count] for key, array in part.items()}
+        # One call, so that a signal finds either the rows or what became of them, never neither.
+        vars(self).update(
+            _parts=[*self._parts, part], _steps=self._steps + count, _rows=[], _scalars=[]
+        )
         self._write_out(self._IN_MEMORY)
         if not finite.all():
             lr = float(self.rates[self._steps - 1])
@@ -184,9 +187,12 @@ class Trace:
         done = sum(len(part["loss"]) for part in self._parts[: self._written])
         for part in held:
             for key in [key for key in part if "/" in key]:
-                self._files[key] = self._folder / f"{key}.npy"
+                path = self._files[key] = self._folder / f"{key}.npy"
                 at = done + key.startswith("param/")  # row 0 is the start, of which `collect` knows
-                part[key] = _append(self._files[key], part[key], at=at, new=not done)
+                if (
+                    getattr(part[key], "filename", None) != path.resolve()
+                ):  # a signal may have come before
+                    part[key] = _append(path, part[key], at=at, new=not done)
             done += len(part["loss"])
         self._written = len(self._parts)
 
