@@ -49,6 +49,7 @@ def test_two_runs_and_their_verdict_twice_in_a_process(here):
     assert (logging.getLogger().level, Path.cwd()) == (level, place)
 
 
+@pytest.mark.long
 def test_a_difference_is_found_and_named(here):
     """Keras's Adam has its epsilon beside another root than PyTorch's."""
     native = ("train.loop=native", "optimizer=adam", "optimizer.epsilon=1e-3")
@@ -58,6 +59,7 @@ def test_a_difference_is_found_and_named(here):
     assert result.finding.rung == "update"
 
 
+@pytest.mark.long
 def test_each_folder_has_a_store_of_its_own(here, monkeypatch):
     for name in ("a", "b"):
         (here / name).mkdir()

@@ -115,6 +115,7 @@ def test_a_job_that_breaks_before_its_run_opens_is_not_lost(tmp_path):
     assert query(tmp_path, "select status from runs") == [("FAILED",)] * 3
 
 
+@pytest.mark.long
 def test_a_sweep_that_cannot_write_its_folder_leaves_no_parent(tmp_path):
     done = call("-m", "seed=0,1", "hydra.sweep.dir=/proc/no", *SMALL, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
@@ -208,6 +209,7 @@ def test_nan_fails_the_job_and_the_sweep_goes_on(tmp_path):
     assert losses[0][0] >= int(failed["failed.step"]) - 1
 
 
+@pytest.mark.long
 def test_bad_member_of_a_sweep_is_a_failed_job(tmp_path):
     done = call("-m", "data.n=20,0", *SMALL[:2], "data.n_test=10", cwd=tmp_path)
     assert done.returncode == 1
@@ -275,6 +277,7 @@ def test_a_stopped_command_says_what_is_left_to_do(tmp_path, monkeypatch, capsys
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_runs_name_note_and_tags_are_the_users(tmp_path):
     words = (
         "tracking.run_name=mine",
@@ -368,6 +371,7 @@ SHORT = ("experiment=article", "backend=numpy", "train.epochs=3", "data.n=10", "
         short=lambda number, _: number < 2,
     ),
 )  # fmt: skip
+@pytest.mark.long
 def test_nobody_has_to_read_what_a_run_prints(tmp_path, end, extra):
     """A closed, full or ended stdout, and a terminal without the letters, stop no training."""
     words = " ".join([sys.executable, "-m", "pipeline", *(f"'{word}'" for word in SHORT), *extra])
@@ -382,6 +386,7 @@ def test_nobody_has_to_read_what_a_run_prints(tmp_path, end, extra):
     assert {status for (status,) in query(tmp_path, "select status from runs")} == {"FINISHED"}
 
 
+@pytest.mark.long
 def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
     place = "hydra.run.dir=outputs/same"
     first = start(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import environment
+from tiers import tiered
 
 import pipeline
 from pipeline import backends
@@ -104,7 +105,9 @@ print(json.dumps({key: [before[key], after[key]] for key in before if before[key
 """
 
 
-@pytest.mark.parametrize("framework", ["torch", "tensorflow", "none"])
+@pytest.mark.parametrize(
+    "framework", ["torch", pytest.param("tensorflow", marks=pytest.mark.long), "none"]
+)
 def test_importing_changes_nothing_in_the_process(framework):
     """No environment, signals, logging, start method or class of another's, in any module."""
     theirs = ["mlflow", "matplotlib.figure", "sqlalchemy", "threadpoolctl"]
@@ -129,7 +132,9 @@ def test_tracking_and_plots_load_what_is_theirs_alone(name):
     assert loaded_after(name)[name] <= OWN[name]
 
 
-@pytest.mark.parametrize("backend", backends.names())
+@pytest.mark.parametrize(
+    "backend", tiered(backends.names(), short=lambda _, name: name != "tensorflow")
+)
 def test_a_backend_and_its_twins_load_no_other_framework(backend):
     twins = [f"pipeline.pairs.builtin.{m}.{backend}" for m in list_pairs()
              if backend in find_pair(m).backends]  # fmt: skip

@@ -146,6 +146,7 @@ def test_seeds_are_compared_by_their_scores_where_starts_differ(tmp_path):
     assert "Over seeds" in next(tmp_path.rglob("report.html")).read_text()
 
 
+@pytest.mark.long
 def test_a_repeated_sweep_runs_only_what_is_missing(tmp_path):
     code, out, err = call("-m", *QUICK, "optimizer.lr=1e-2", cwd=tmp_path)
     assert code == 0, err

@@ -60,9 +60,19 @@ def assert_follows(tools, run, exact):
 
 
 @needs_extended
-@pytest.mark.parametrize("dtype", BITS)
-@pytest.mark.parametrize("model", LINES)
-@pytest.mark.parametrize(("backend", "loop"), [pair for pair in LOOPS if pair[1] != "fit"])
+@pytest.mark.parametrize(
+    ("backend", "loop", "model", "dtype"),
+    tiered(
+        (
+            (*pair, model, dtype)
+            for pair in LOOPS
+            if pair[1] != "fit"
+            for model in LINES
+            for dtype in BITS
+        ),
+        short=lambda number, case: case[1] == "manual" or number % 4 == 0,
+    ),
+)
 def test_descent_is_the_linear_recursion(tools, backend, loop, model, dtype):
     run, exact = article(tools, backend, model, loop=loop, dtype=dtype)
     assert_follows(tools, run, exact)

@@ -47,6 +47,7 @@ def test_a_csv_is_trained_on_and_its_plane_is_found(tmp_path):
     np.testing.assert_allclose([*w[:, 0], *b], [2, -3, 1], rtol=1e-12)
 
 
+@pytest.mark.long
 def test_a_streamed_npy_is_trained_on_and_not_copied(tmp_path):
     x, y = plane()
     np.save(tmp_path / "t.npy", np.c_[x, y])
@@ -119,7 +120,7 @@ def stripes(root, size=6, each=12):
     return root
 
 
-@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("tensorflow", marks=pytest.mark.long)])
 def test_a_network_tells_folders_of_images_apart(tmp_path, backend):
     stripes(tmp_path / "mine")
     done = commands.call(

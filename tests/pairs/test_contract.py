@@ -229,7 +229,7 @@ QUICK_TO_COMPILE = {("mlp", "batch"), ("dense", "as configured"), ("linear", "as
     tiered(
         COMPILED,
         short=lambda number, case: (
-            number % 3 == 0 if case[2] != "torch" else case[:2] in QUICK_TO_COMPILE
+            number % 9 == 0 if case[2] != "torch" else case[:2] in QUICK_TO_COMPILE
         ),
     ),
 )

@@ -134,6 +134,7 @@ def test_a_larger_distance_never_turns_a_fail_into_a_pass(pair, place, source, t
     st.sampled_from("ab"), places, st.sampled_from("ab"), powers, st.floats(1, 1e18),
     st.sampled_from([0, 1]), st.lists(st.tuples(places, powers), max_size=3),
 )  # fmt: skip
+@pytest.mark.long
 def test_a_larger_own_error_never_excuses_the_side_that_makes_it(
     side, place, source, power, times, norm, rest
 ):
@@ -225,6 +226,7 @@ def scaled(a, b, found, factor):
 
 
 @given(pairs(), st.integers(-40, 40))
+@pytest.mark.long
 def test_another_unit_changes_nothing(pair, power):
     a, b, found = pair
     before = judge(a, b, evidence=found)
@@ -253,6 +255,7 @@ def rename_all(a, b, found, names):
 
 
 @given(pairs())
+@pytest.mark.long
 def test_other_names_change_nothing(pair):
     a, b, found = pair
     before = judge(a, b, evidence=copied(found))

@@ -11,7 +11,7 @@ import rightly
 pytest.importorskip("torch")
 pytest.importorskip("tensorflow")
 
-EVERY = 40  # of so many pairs one is judged in `make test`, all of them in `make test-long`
+EVERY = 80  # of so many pairs one is judged in `make test`, all of them in `make test-long`
 
 
 @pytest.fixture(scope="module")

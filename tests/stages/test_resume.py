@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pairs
 import pytest
+from tiers import tiered
 
 from pipeline.pairs.registry import find_pair
 from pipeline.record import checkpoint
@@ -47,8 +48,13 @@ class Keep:
             raise StoppedError
 
 
-@pytest.mark.parametrize("last", [1, 3])
-@pytest.mark.parametrize(("name", "backend"), RUNS)
+@pytest.mark.parametrize(
+    ("name", "backend", "last"),
+    tiered(
+        ((*run, last) for run in RUNS for last in (1, 3)),
+        short=lambda number, _: number % 4 in (0, 3),
+    ),
+)
 def test_resumed_is_uninterrupted_bit_by_bit(tmp_path, name, backend, last):
     overrides = (f"backend={backend}", *CASES[name])
     has_val = "data=linear" not in overrides

@@ -16,6 +16,7 @@ from commands import environment
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
+from tiers import tiered
 
 from pipeline.jobs.check import check_config
 from pipeline.jobs.resolve import resolve
@@ -374,7 +375,10 @@ def members(name):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("article_lr", 10), ("optimizers", 16), ("seeds", 4), ("parity_matrix", None)],
+    tiered(
+        [("article_lr", 10), ("optimizers", 16), ("seeds", 4), ("parity_matrix", None)],
+        short=lambda number, _: number < 3,
+    ),
 )
 def test_ready_sweeps_are_right_in_every_member(name, count):
     whole, composed = members(name)

@@ -21,6 +21,7 @@ from pipeline.tracking.courier import COURIER
 from pipeline.tracking.deliver import Pace
 
 
+@pytest.mark.long
 def test_a_password_reaches_neither_store_nor_disk(tmp_path, server):
     uri = server.uri.replace("://", "://me:hunter2@")
     done = call("-m", "optimizer.lr=1e-3,100", "backend=numpy", "train.epochs=200", "data.n=20",
@@ -37,6 +38,7 @@ def test_a_password_reaches_neither_store_nor_disk(tmp_path, server):
     assert not holding
 
 
+@pytest.mark.long
 def test_a_server_that_goes_away_stops_nothing_and_gets_everything_later(tmp_path, server):
     earlier = query(server.store, "select max(rowid) from metrics")[0][0] or 0
     mine = "run_uuid = (select run_uuid from runs order by start_time desc limit 1)"

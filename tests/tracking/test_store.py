@@ -180,7 +180,7 @@ def recorded(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_outputs_work_where_they_were_moved_or_copied_to(recorded, tmp_path, moved):
     """And of a copy nothing is delivered to, taken from or written into the original."""
     other, store_path = tmp_path / "other", tmp_path / "other/outputs/mlflow.db"
