@@ -28,6 +28,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.long
 def test_two_runs_and_their_verdict_twice_in_a_process(here):
     handlers = {number: signal.getsignal(number) for number in signal.Signals
                 if number not in (signal.SIGKILL, signal.SIGSTOP)}  # fmt: skip

@@ -49,7 +49,7 @@ def apart(a, b):
 
 
 @pytest.mark.parametrize(
-    ("rule", "around", "schedule"), tiered(CASES, short=lambda number, _: number % 4 == 0)
+    ("rule", "around", "schedule"), tiered(CASES, short=lambda number, _: number % 8 == 0)
 )
 @pytest.mark.parametrize("backend", NATIVE)
 def test_native_is_the_rule_or_on_the_list_of_differences(tools, backend, rule, around, schedule):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
+from tiers import tiered
 from wrongs import find_variables
 
 from pipeline.config.signatures import check_settings
@@ -297,7 +298,11 @@ def test_batch_norm_of_a_constant_feature_keeps_a_variance_of_zero():
 
 
 @pytest.mark.parametrize(
-    ("backend", "xla"), [("torch", False), ("tensorflow", False), ("tensorflow", True)]
+    ("backend", "xla"),
+    tiered(
+        [("torch", False), ("tensorflow", False), ("tensorflow", True)],
+        short=lambda number, _: number == 1,
+    ),
 )
 def test_a_compiled_training_is_the_eager_one(tools, backend, xla):
     """Batch norm's statistics, gelu and masks inside one graph with the backward pass."""

@@ -330,7 +330,7 @@ def test_a_search_of_which_every_trial_failed_is_an_error_each_time(tmp_path, ca
 
 @pytest.mark.parametrize(
     ("overrides", "names"),
-    [
+    tiered([
         (["hydra/launcher=foo", "seed=0,1"], ["hydra/launcher=foo", "joblib"]),
         (["optimizer.foo=1,2"], ["optimizer.foo", "unknown", "lr"]),
         (["optimizer=gd,foo"], ["optimizer=foo", "adam"]),
@@ -347,7 +347,7 @@ def test_a_search_of_which_every_trial_failed_is_an_error_each_time(tmp_path, ca
         (["hydra/sweeper=optuna", "sweep.metric=eval/mse", "seed=0,1", "hydra.sweeper.n_trials=0"], ["n_trials=0", "from 1 on"]),
         (["hydra/sweeper=optuna", "sweep.metric=eval/accuracy", "seed=0,1"], ["loss=mse", "r2"]),
         (["seed=0,1", "resume=abc"], ["resume=abc", "no sweep"]),
-    ],
+    ], short=lambda number, _: number % 4 == 0),
 )  # fmt: skip
 def test_bad_sweeps_are_one_line_and_leave_nothing(tmp_path, call, overrides, names):
     code, _, err = call(*overrides)
