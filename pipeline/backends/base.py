@@ -110,6 +110,8 @@ class Backend(Protocol):
     """The environment variables that can; not those that `configure` itself sets."""
     FLAVOR: str
     """The module of MLflow that logs its models; empty where there is none."""
+    NATIVE: tuple[str, ...]
+    """The optimizers that the framework has, too."""
     INEXACT: dict[str, str]
     """What the framework's own optimizers cannot express, and how they differ.
 

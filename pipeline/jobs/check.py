@@ -96,6 +96,12 @@ def _check_backend(settings: Config) -> None:
         raise ConfigError(
             "train.loop", settings.train.loop, f"backend={name} has no such loop; use {instead}"
         )
+    rule = settings.optimizer.name
+    if settings.train.loop != "manual" and rule not in traits["NATIVE"]:
+        raise ConfigError(
+            "train.loop", settings.train.loop,
+            f"no optimizer of the framework is known for optimizer={rule}; use manual",
+        )  # fmt: skip
     for key, value, there in (
         ("backend.dtype", settings.backend.dtype, traits["DTYPES"]),
         ("backend.execution", settings.backend.execution, traits["EXECUTIONS"]),

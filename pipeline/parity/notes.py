@@ -74,9 +74,10 @@ def tell_speed(pair: Compared) -> str:
             flags.append(f"{pair.label(side)} has {', '.join(named)}")
     beside = f"; {'; '.join(flags)}" if flags else ""
     longer, shorter = max(times), min(times)
+    many = f"{pair.steps} step{'s' * (pair.steps != 1)}"
     return (
         f"A step takes {shorter:,.0f} µs in {pair.label(fast)} and {longer:,.0f} µs in "
-        f"{pair.label(slow)}, {longer / shorter:.2g} times as long (medians of one run{beside})"
+        f"{pair.label(slow)}, {longer / shorter:.2g} times as long (medians of {many}{beside})"
     )
 
 

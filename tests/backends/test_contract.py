@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -21,7 +22,7 @@ NAMES = backends.names()
 CONF = Path(__file__).parents[2] / "conf" / "backend"
 CONSTANTS = {"LOOPS": tuple, "DTYPES": tuple, "EXECUTIONS": tuple, "INITS": tuple, "XLA": bool,
              "ONCE": tuple, "PACKAGES": tuple, "FLAGS": tuple, "FLAVOR": str, "INEXACT": dict,
-             "COARSE": dict}  # fmt: skip
+             "COARSE": dict, "NATIVE": tuple}  # fmt: skip
 FUNCTIONS = sorted(name for name, value in vars(Backend).items()
                    if inspect.isfunction(value) and not name.startswith("_"))  # fmt: skip
 
@@ -104,6 +105,9 @@ def test_words_are_those_of_the_config(name):
         assert set(traits[key]) <= set(get_args(get_type_hints(schema.Backend)[words]))
     assert set(traits["INITS"]) <= set(get_args(get_type_hints(schema.Model)["init"]))
     assert set(module.LOSSES) == set(list_functions(losses))
+    if traits["NATIVE"]:
+        native = importlib.import_module(f"pipeline.backends.{name}.native")
+        assert set(traits["NATIVE"]) == set(native.STATES)
     known = {*list_functions(optimizers), "l2", "decoupled", "clip_norm", "schedule"}
     assert {word for key in traits["INEXACT"] for word in key.split("+")} <= known
     formulas = {*loops, *list_functions(losses)}

@@ -8,6 +8,7 @@ import numpy as np
 import pairs
 import pytest
 
+from pipeline import backends
 from pipeline.config.types import ConfigError
 from pipeline.jobs.resolve import resolve
 
@@ -61,6 +62,18 @@ def test_what_does_not_fit_is_named(overrides, says):
     with pytest.raises(ConfigError) as caught:
         resolve(pairs.composed(overrides))
     assert re.fullmatch(re.escape(says).replace(r"\*", r"[-0-9.e+]*"), str(caught.value))
+
+
+@pytest.mark.parametrize(("backend", "loop"), [("torch", "native"), ("tensorflow", "fit")])
+def test_a_loop_of_the_framework_needs_an_optimizer_of_the_framework(monkeypatch, backend, loop):
+    overrides = (f"backend={backend}", f"train.loop={loop}", "optimizer=adam")
+    resolve(pairs.composed(overrides))
+    monkeypatch.setitem(backends.traits(backend), "NATIVE", ("gd",))
+    with pytest.raises(ConfigError) as refused:
+        resolve(pairs.composed(overrides))
+    assert str(refused.value) == (
+        f"train.loop={loop}: no optimizer of the framework is known for optimizer=adam; use manual"
+    )
 
 
 def test_a_schedule_may_grow_as_long_as_it_stays_a_number():

@@ -135,7 +135,7 @@ def timed(**second):
 
 def test_speed_is_told_of_a_pass():
     assert judge(*timed()).facts["speed"] == (
-        "A step takes 100 µs in torch and 250 µs in tensorflow, 2.5 times as long (medians of one run)"
+        "A step takes 100 µs in torch and 250 µs in tensorflow, 2.5 times as long (medians of 6 steps)"
     )
     a, b = timed(versions={"onednn": "1"})
     assert judge(b, a).facts["speed"].endswith("; tensorflow has onednn 1)")

@@ -11,5 +11,6 @@ ONCE = ()
 PACKAGES = ("numpy",)
 FLAGS = ("OPENBLAS_CORETYPE", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 FLAVOR = ""
+NATIVE = ()
 INEXACT: dict[str, str] = {}
 COARSE: dict[str, str] = {}

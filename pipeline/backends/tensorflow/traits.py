@@ -18,6 +18,7 @@ FLAGS = (
     "NVIDIA_TF32_OVERRIDE",
 )
 FLAVOR = "tensorflow"
+NATIVE = ("gd", "momentum", "nesterov", "rmsprop", "adagrad", "adadelta", "adam", "adamw")
 INEXACT = {
     "momentum+schedule": "Keras keeps the rate inside the velocity, v = mu v - lr g",
     "nesterov+schedule": "Keras keeps the rate inside the velocity, v = mu v - lr g",

@@ -19,6 +19,7 @@ FLAGS = (
     "NVIDIA_TF32_OVERRIDE",
 )
 FLAVOR = "pytorch"
+NATIVE = ("gd", "momentum", "nesterov", "rmsprop", "adagrad", "adadelta", "adam", "adamw")
 INEXACT = {
     "momentum+decoupled": "torch.optim.SGD adds its weight_decay to the gradient (l2)",
     "nesterov+decoupled": "torch.optim.SGD adds its weight_decay to the gradient (l2)",
