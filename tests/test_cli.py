@@ -201,6 +201,7 @@ def test_a_run_imports_only_its_own_framework(tmp_path, backend, other):
     assert done.stderr == ""
 
 
+@pytest.mark.long
 def test_nan_fails_the_job_and_the_sweep_goes_on(tmp_path):
     done = call("-m", "optimizer.lr=1e-3,10", *SMALL, cwd=tmp_path)
     assert done.returncode == 1
@@ -357,6 +358,7 @@ def test_stages_apart_and_scoring_again(tmp_path):
     assert (refused.returncode, "data.n" in refused.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_scalars_keep_losses_and_norms_only(tmp_path):
     done = call("record.trace=scalars", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

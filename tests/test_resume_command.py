@@ -46,7 +46,11 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "how",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, how):
     process = start(

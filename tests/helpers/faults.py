@@ -78,7 +78,7 @@ class Fault(NamedTuple):
 def cases(faults: dict[str, Fault]) -> list:
     """Return pytest's parameters, one a fault and run.
 
-    Of every third fault the first run is a sample, where it is short; every sixth sample is in
+    Of every third fault the first run is a sample, where it is short; every ninth sample is in
     `make test`, and all of `make test-long` that is called "sample" in what CI runs of that.
     """
     found = []
@@ -86,7 +86,7 @@ def cases(faults: dict[str, Fault]) -> list:
         for run in fault.runs:
             sample = run is fault.runs[0] and run.steps <= 10 and number % 3 == 0
             case = f"{name}-{run.rate:g}-{run.dtype}-{run.steps}{'-sample' if sample else ''}"
-            marks = [] if sample and number % 18 == 0 else [pytest.mark.long]
+            marks = [] if sample and number % 27 == 0 else [pytest.mark.long]
             found.append(pytest.param(fault, run, id=case, marks=marks))
     return found
 

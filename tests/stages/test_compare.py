@@ -11,7 +11,6 @@ import sys
 import pairs
 import pytest
 from commands import environment
-from tiers import tiered
 
 from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
@@ -275,7 +274,8 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("what", tiered(DAMAGE, short=lambda number, _: number == 0))
+@pytest.mark.long
+@pytest.mark.parametrize("what", DAMAGE)
 def test_the_command_says_of_a_damaged_record_what_is_wrong_with_it(runs, tmp_path, what):
     """And loads no framework to find out."""
     damage, why = DAMAGE[what]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pairs
 import pytest
+from tiers import tiered
 
 from pipeline import backends
 from pipeline.config.types import ConfigError
@@ -22,7 +23,7 @@ def recorded(backend, loop, **stage):
     return pairs.recorded(*ASTRAY, f"backend={backend}", f"train.loop={loop}", **stage)
 
 
-@pytest.mark.parametrize(("backend", "loop"), LOOPS)
+@pytest.mark.parametrize(("backend", "loop"), tiered(LOOPS, short=lambda _, case: "manual" in case))
 def test_training_stops_where_waiting_was_in_vain_and_keeps_the_best_weights(backend, loop):
     whole = recorded(backend, loop, evaluate_every=2)
     mse, steps = whole.arrays["val/mse"], whole.arrays["val/step"]

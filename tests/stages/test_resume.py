@@ -52,7 +52,7 @@ class Keep:
     ("name", "backend", "last"),
     tiered(
         ((*run, last) for run in RUNS for last in (1, 3)),
-        short=lambda number, _: number % 4 in (0, 3),
+        short=lambda number, _: number % 6 in (0, 5),
     ),
 )
 def test_resumed_is_uninterrupted_bit_by_bit(tmp_path, name, backend, last):

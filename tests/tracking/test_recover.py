@@ -21,6 +21,7 @@ from pipeline.tracking.store import prepare_store
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_a_killed_sweep_is_found_and_closed_with_what_it_wrote_down(tmp_path, fresh, monkeypatch):
     """Its parent too; and while it is alive, nobody touches it."""
     store = fresh(tmp_path / "outputs/mlflow.db")

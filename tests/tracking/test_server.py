@@ -13,6 +13,7 @@ import pytest
 from commands import call, start
 from servers import Proxy
 from stores import LONG, query, until
+from tiers import tiered
 
 from pipeline.record.record import RunRecord
 from pipeline.tracking import query as query_runs
@@ -168,7 +169,7 @@ def test_each_question_is_asked_again_where_the_answer_was_500(
     assert states == [("FINISHED",)] * 2
 
 
-@pytest.mark.parametrize("status", [401, 403, 413])
+@pytest.mark.parametrize("status", tiered([403, 413, 401], short=lambda number, _: number < 2))
 def test_what_a_server_refuses_is_set_aside_and_the_rest_goes_on(
     tmp_path, monkeypatch, server, proxy, status
 ):

@@ -84,6 +84,7 @@ prepare_store("sqlite:///outputs/mlflow.db")
 """
 
 
+@pytest.mark.long
 def test_a_store_whose_making_was_killed_is_made_anew(tmp_path, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-c", KILLED_IN_MIGRATION], cwd=tmp_path,
@@ -180,7 +181,8 @@ def recorded(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("moved", [False, True])
 def test_outputs_work_where_they_were_moved_or_copied_to(recorded, tmp_path, moved):
     """And of a copy nothing is delivered to, taken from or written into the original."""
     other, store_path = tmp_path / "other", tmp_path / "other/outputs/mlflow.db"
