@@ -190,6 +190,16 @@ def test_a_queue_whose_end_has_arrived_is_found_and_removed(dead, tmp_path, monk
     assert recover.recover_runs(stale=300) == []
 
 
+def test_a_copy_whose_first_line_is_damaged_delivers_nothing(dead, tmp_path):
+    """Where no run names it, nothing tells it from the original."""
+    copy = tmp_path / "outputs/runs/copy/spool"
+    shutil.copytree(dead, copy)
+    put_first(copy)
+    assert recover.finish_spool(copy) is None
+    assert query(tmp_path / "outputs/mlflow.db", "select step from metrics") == []
+    assert (copy / "queue.jsonl").is_file()
+
+
 def test_a_copy_of_a_queue_delivers_nothing_while_its_original_is_there(dead, tmp_path):
     """Whose lock is free though its owner may live: here it does."""
     copy = tmp_path / "outputs/runs/copy/spool"
