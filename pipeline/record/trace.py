@@ -189,9 +189,8 @@ class Trace:
             for key in [key for key in part if "/" in key]:
                 path = self._files[key] = self._folder / f"{key}.npy"
                 at = done + key.startswith("param/")  # row 0 is the start, of which `collect` knows
-                if (
-                    getattr(part[key], "filename", None) != path.resolve()
-                ):  # a signal may have come before
+                lies_in = getattr(part[key], "filename", None)
+                if lies_in != path.resolve():  # else a signal came once it was appended
                     part[key] = _append(path, part[key], at=at, new=not done)
             done += len(part["loss"])
         self._written = len(self._parts)
