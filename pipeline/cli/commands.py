@@ -175,8 +175,8 @@ def _linked(job: Job, *, name: str, parent: str, note: Callable[[str], None]) ->
     except ConfigError:  # its record is gone: run it again
         return None
     link_run(parent, done, job=HydraConfig.get().job.num, name=name)
-    own = " with its own tags and note" if place.tags or place.note else ""
-    note(f"finished before, as run {done}{own}; sweep.rerun=true runs it again")
+    beside = " with its own tags and note" if place.tags or place.note else ""
+    note(f"finished before, as run {done}{beside}; sweep.rerun=true runs it again")
     return record
 
 
