@@ -3,8 +3,8 @@
 `ops` is the backend's small table of functions: ``mean`` (over everything), ``sum`` (over the last
 axis), ``square``, ``absolute``, ``minimum``, ``logsumexp`` and ``top`` (the largest, which has no
 gradient; both over the last axis, which stays) and ``softplus``. A loss says which targets it
-wants: ``values`` (the target columns), ``binary`` (one column of 0 and 1) or ``classes`` (one
-column a class, one of them 1).
+wants: ``values`` (the target columns), ``binary`` (one column of 0 and 1), ``classes`` (one
+column a class, one of them 1) or ``any``.
 """
 
 from __future__ import annotations
@@ -59,6 +59,16 @@ def bce(prediction: Array, target: Array, *, ops: Any) -> Array:
     Keras's ``BinaryCrossentropy`` takes probabilities unless told (``from_logits=True``).
     """
     return ops.mean(ops.softplus(prediction) - target * prediction)
+
+
+@_targets("any")
+def own(prediction: Array, target: Array, *, ops: Any) -> Array:
+    """Outputs times numbers that are given as their targets, averaged: ``mean(ŷ·y)``.
+
+    Of a pair that is not ours and brings neither loss nor target: with random numbers every
+    parameter has a gradient. A pair's own loss takes its place.
+    """
+    return ops.mean(prediction * target)
 
 
 @_targets("classes")

@@ -41,6 +41,12 @@ def load(name: str) -> Backend:
     return cast(Backend, importlib.import_module(f"{__name__}.{name}.backend"))
 
 
+def load_capability(name: str, capability: str) -> Any:
+    """Import a module that some backends have beside what all have, such as ``edit``."""
+    load(name)  # quiets its framework first
+    return importlib.import_module(f"{__name__}.{name}.{capability}")
+
+
 def environment(name: str, *, device: str) -> dict[str, str]:
     """Return what of this machine can change the bits of a backend's results.
 

@@ -74,6 +74,59 @@ class Program(NamedTuple):
     lacking: set[int]
 
 
+class Tensor(NamedTuple):
+    """A floating tensor of any model, as its framework has it.
+
+    Attributes
+    ----------
+    path
+        As in `pipeline.pairs.pair.Place`.
+    name
+        What the user's own model calls it.
+    shape
+        In the framework's layout.
+    trained
+        Whether the framework trains it.
+    is_buffer
+        Whether it is no parameter that is or could be trained.
+    layer
+        The path of the layer that holds it.
+    owner
+        The framework's class that the layer is or comes from; else the layer's own class.
+    attribute
+        What it is called in that layer.
+    groups
+        Of a convolution, into how many parts its channels are split.
+    """
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+    trained: bool
+    is_buffer: bool
+    layer: str
+    owner: str
+    attribute: str
+    groups: int
+
+
+class Settings(NamedTuple):
+    """What can be read of a layer's settings without running it.
+
+    Attributes
+    ----------
+    owner
+        As in `Tensor`.
+    values
+        By neutral name: ``epsilon``, ``decay`` (what running statistics keep), ``rate`` (of
+        dropout), ``stride``, ``dilation``, ``groups``, ``bias``, ``padding`` (before and after each
+        axis, or a word where it depends on the input).
+    """
+
+    owner: str
+    values: Mapping[str, Any]
+
+
 class Observed(NamedTuple):
     """What the operations of a call were seen to do.
 

@@ -37,7 +37,7 @@ class Component:
 class Model(Component):
     """Which pair of twins, and where their first weights come from."""
 
-    init: Literal["shared", "framework"]
+    init: Literal["shared", "framework", "torch", "tensorflow"]
 
 
 @_schema

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline import storage
 from pipeline.config.signatures import choose_option, list_functions
 from pipeline.config.types import ConfigError
-from pipeline.data import files, images, real, synthetic
+from pipeline.data import files, images, own, real, synthetic
 from pipeline.data.streams import Source
 
 
@@ -84,7 +84,7 @@ def maker(name: str) -> Callable[..., Any]:
     It returns arrays and facts; one that may leave its samples in a file also returns the source.
     """
     choices: dict[str, Callable[..., Any]] = {}
-    for module in (synthetic, real, files, images):
+    for module in (synthetic, real, files, images, own):
         choices |= list_functions(module)
     function: Callable[..., Any] = choose_option("data.name", name, choices)
     return function

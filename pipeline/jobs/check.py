@@ -18,6 +18,9 @@ from pipeline.config.signatures import check_settings, choose_option, list_funct
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
 from pipeline.identity import flatten
+from pipeline.pairs import registry as pair_registry
+from pipeline.pairs.own.source import brings_loss
+from pipeline.pairs.pair import Pair
 from pipeline.pairs.registry import find_pair
 from pipeline.redact import redact
 
@@ -45,13 +48,41 @@ def check_config(values: Mapping[str, Any]) -> Config:
         function = choose_option(f"{group}.name", part.name, list_functions(module))
         check_settings(group, function, part.settings)
     check_settings("data", data.maker(settings.data.name), settings.data.settings)
-    check_settings(
-        "model", find_pair(settings.model.name).spec.first_values, settings.model.settings
-    )
+    pair = find_pair(settings.model.name)
+    check_settings("model", pair.settings, settings.model.settings)
+    _check_foreign(settings, pair)
     _check_backend(settings)
     _check_loop(settings)
     _check_stages(settings)
     return settings
+
+
+def _check_foreign(settings: Config, pair: Pair) -> None:
+    """Refuse a pair that is not ours where it is none, and what belongs to such pairs elsewhere."""
+    if not pair.is_foreign:
+        for group in ("data", "loss"):
+            if getattr(settings, group).name == pair_registry.FOREIGN:
+                reason = f"belongs to model=own, not to model={settings.model.name}"
+                raise ConfigError(f"{group}.name", "own", reason)
+        return
+    pair.spec.check(settings.model.settings)
+    for key, value, allowed in (
+        ("train.loop", settings.train.loop, pair.spec.LOOPS),
+        ("model.init", settings.model.init, pair.spec.INITS),
+    ):
+        if value not in allowed:
+            raise ConfigError(key, value, f"model=own has {' and '.join(allowed)}")
+    if settings.data.name != "own":
+        return
+    train = settings.train
+    batch, every = train.batch, train.evaluate_every
+    for key, given, is_right in (
+        ("train.batch", batch, batch is None),
+        ("train.shuffle", train.shuffle, not train.shuffle),
+        ("train.evaluate_every", every, every is None),
+    ):
+        if not is_right:
+            raise ConfigError(key, given, "batches(rng) decides that; use train=full_batch")
 
 
 def check_destinations(settings: Config) -> None:
@@ -88,6 +119,7 @@ def _check_tags(settings: Config) -> None:
 
 def _check_backend(settings: Config) -> None:
     """Refuse what the backend does not have."""
+    pair = find_pair(settings.model.name)
     name, traits = settings.backend.name, backends.traits(settings.backend.name)
     if settings.train.loop not in traits["LOOPS"]:
         instead = " or ".join(traits["LOOPS"])
@@ -105,7 +137,7 @@ def _check_backend(settings: Config) -> None:
     for key, value, there in (
         ("backend.dtype", settings.backend.dtype, traits["DTYPES"]),
         ("backend.execution", settings.backend.execution, traits["EXECUTIONS"]),
-        ("model.init", settings.model.init, traits["INITS"]),
+        *([] if pair.is_foreign else [("model.init", settings.model.init, traits["INITS"])]),
     ):
         if value not in there:
             raise ConfigError(key, value, f"backend={name} has {' and '.join(there)}")
@@ -182,8 +214,10 @@ def count_outputs(settings: Config, dataset: Dataset) -> int:
     ConfigError
         If the loss wants other targets than the data has.
     """
-    name, classes = settings.loss.name, dataset.classes
+    name, classes = choose_loss(settings, dataset)[0], dataset.classes
     wanted = getattr(losses, name).targets
+    if wanted == "any":
+        return 0
     if (wanted == "values") != (classes is None):
         has = f"{classes} classes" if classes else "continuous targets"
         kinds = {"values"} if classes is None else {"classes", "binary" if classes == 2 else ""}
@@ -200,12 +234,27 @@ def count_outputs(settings: Config, dataset: Dataset) -> int:
     return {"values": dataset.outputs, "binary": 1, "classes": classes or 0}[wanted]
 
 
+def choose_loss(settings: Config, dataset: Dataset) -> tuple[str, Mapping[str, Any]]:
+    """Return the loss of a config on its data, and its settings; ``own`` may mean another one."""
+    name, given = settings.loss.name, settings.loss.settings
+    if name != "own" or dataset.facts.get("projection"):
+        return name, given
+    if brings_loss(settings.model.settings, name):
+        return name, given
+    return ("mse", {}) if dataset.classes is None else ("cross_entropy", {"smoothing": 0.0})
+
+
+def count_batch(settings: Config, dataset: Dataset) -> int:
+    """Return the samples of a batch: as set, as the pair's own batches have, or all."""
+    return settings.train.batch or dataset.facts.get("batch") or dataset.rows
+
+
 def check_samples(settings: Config, dataset: Dataset) -> None:
     """Refuse settings that do not fit the samples, each with what would fit."""
     _check_batch(settings, dataset)
     _check_scores(settings, dataset)
     _check_size(settings, dataset)
-    _check_updates(settings, rows=dataset.rows)
+    _check_updates(settings, rows=dataset.rows, batch=count_batch(settings, dataset))
 
 
 def check_dropout(settings: Config, masks: Masks | None) -> None:
@@ -246,9 +295,9 @@ def _check_scores(settings: Config, dataset: Dataset) -> None:
 _BYTES_A_STEP = 64  # rate, loss and norm of a step, each as a number of Python and in an array
 
 
-def _check_updates(settings: Config, *, rows: int) -> None:
+def _check_updates(settings: Config, *, rows: int, batch: int) -> None:
     """Refuse updates that an epoch has no batches for, and rates or batches they cannot have."""
-    size, accumulate = settings.train.batch or rows, settings.optimizer.accumulate
+    size, accumulate = batch, settings.optimizer.accumulate
     if accumulate > (batches := -(-rows // size)):
         raise ConfigError(
             "optimizer.accumulate", accumulate,

@@ -46,6 +46,12 @@ class Job:
         What makes another job the same one.
     environment
         What of the machine can change the bits of a result, by name; see `backends.environment`.
+        Of a pair that is not ours, the digest of its code too.
+    loss
+        The loss and its settings; that of the config but for ``own``.
+    given, about_pair
+        Of a pair that is not ours, what its classes take beside their settings, and what was seen
+        of both models; empty otherwise.
     """
 
     values: Mapping[str, Any]
@@ -59,6 +65,9 @@ class Job:
     update: Update
     identity: Identity
     environment: Mapping[str, str]
+    loss: tuple[str, Mapping[str, Any]]
+    given: Mapping[str, Any]
+    about_pair: Mapping[str, Any]
 
     def twin(self) -> Side:
         """Load this job's side of the pair; this imports its framework."""
@@ -94,7 +103,7 @@ class Job:
             values=values,
             inputs=self.dataset.inputs,
             outputs=self.outputs,
-            settings=self.settings.model.settings,
+            settings={**self.settings.model.settings, **self.given},
             device=device,
             dtype=dtype or self.settings.backend.dtype,
         )
@@ -103,8 +112,8 @@ class Job:
         """Return what a backend's loop takes besides model, samples, rates and masks."""
         return {
             "loop": self.settings.train.loop,
-            "loss": self.settings.loss.name,
-            "loss_settings": self.settings.loss.settings,
+            "loss": self.loss[0],
+            "loss_settings": self.loss[1],
             "update": self.update,
             "execution": self.settings.backend.execution,
             "xla": self.settings.backend.xla,

@@ -9,16 +9,24 @@ from typing import Any
 import numpy as np
 
 from pipeline import backends, data, losses, schedules, seeds
+from pipeline.align.prepare import prepare
 from pipeline.backends.base import Masks
 from pipeline.config.schema import Config, complete_recorded
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset, batches
 from pipeline.data.batches import Batches, StreamedBatches
 from pipeline.identity import identify
-from pipeline.jobs.check import check_config, check_dropout, check_samples, count_outputs
+from pipeline.jobs.check import (
+    check_config,
+    check_dropout,
+    check_samples,
+    choose_loss,
+    count_outputs,
+)
 from pipeline.jobs.job import Job
 from pipeline.optimizers import Update
-from pipeline.pairs.registry import find_pair
+from pipeline.pairs.own.source import digest_code
+from pipeline.pairs.registry import FOREIGN, find_pair
 
 
 def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job:
@@ -37,14 +45,26 @@ def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job
         For the first thing that is wrong or does not fit together.
     """
     settings = check_config(values)
-    dataset = make_dataset(settings) if dataset is None else dataset
+    pair = find_pair(settings.model.name)
+    is_own = pair.is_foreign and settings.data.name == FOREIGN
+    if dataset is None and not is_own:
+        dataset = make_dataset(settings)
+    prepared = prepare(settings, None if is_own else dataset) if pair.is_foreign else None
+    dataset = dataset if prepared is None else prepared.dataset
+    assert dataset is not None  # of one of the two
     check_samples(settings, dataset)
     outputs = count_outputs(settings, dataset)
-    first = draw_first_values(settings, inputs=dataset.inputs, outputs=outputs)
+    loss = choose_loss(settings, dataset)
+    first = (
+        draw_first_values(settings, inputs=dataset.inputs, outputs=outputs)
+        if prepared is None else prepared.first
+    )  # fmt: skip
     masks = make_masks(settings, inputs=dataset.inputs, outputs=outputs)
     check_dropout(settings, masks)
     samples = make_batches(settings, dataset)
     environment = backends.environment(settings.backend.name, device=settings.backend.device)
+    if prepared is not None:
+        environment["pair"] = digest_code(settings.model.settings)
     optimizer = settings.optimizer
     return Job(
         values=values,
@@ -70,6 +90,9 @@ def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job
         ),
         identity=identify(values, data_digest=dataset.digest, environment=environment),
         environment=environment,
+        loss=loss,
+        given={} if prepared is None else {"prepared": prepared.prepared},
+        about_pair={} if prepared is None else prepared.about,
     )
 
 
@@ -104,11 +127,11 @@ def make_batches(settings: Config, dataset: Dataset) -> Batches | StreamedBatche
     """Return the training samples in the order and precision of a run."""
     return batches.of(
         dataset,
-        size=settings.train.batch,
+        size=settings.train.batch or dataset.facts.get("batch"),
         shuffle=settings.train.shuffle,
         stream=partial(seeds.stream, settings.seed),
         dtype=settings.backend.dtype,
-        encode=make_encoder(settings.loss.name, classes=dataset.classes),
+        encode=make_encoder(choose_loss(settings, dataset)[0], classes=dataset.classes),
         group=settings.optimizer.accumulate,
     )
 

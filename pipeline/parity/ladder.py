@@ -34,6 +34,7 @@ from pipeline.parity.rungs import (
     judge_trajectory,
     judge_update,
 )
+from pipeline.parity.structure import judge_structure
 from pipeline.parity.tell import place_of
 from pipeline.parity.tested import run_tests
 from pipeline.parity.verdict import RUNGS, Accepted, Finding, Ladder, Rung
@@ -97,6 +98,7 @@ def judge(
         rest = [Rung(name=name, verdict="ABSTAIN", why=why) for name in RUNGS[1:]]
         return _put_together(pair, [judge_data(pair), *(Judged(rung=rung) for rung in rest)])
     judged = [way(pair) for way in _WAYS.values()]
+    judged = [*judge_structure(pair, forward=judged[RUNGS.index("forward")].rung.verdict), *judged]
     judged = [_with_agreed(each, judged[:i]) for i, each in enumerate(judged)]
     return _put_together(pair, _abstain_if_other(pair, judged), distances=measure_distances(pair))
 

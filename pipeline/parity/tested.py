@@ -229,13 +229,14 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
     """Whether a difference in float64 is as small as the narrower types explain that one side saw.
 
     A float64 step in which operations of one side see a narrower type than those of the other is
-    coarse by that type: its difference is at most C·eps of that type. Of a parameter that is
+    coarse by that type: its difference is at most C·eps of that type. Of models that are not ours
+    both sides may be. Of a parameter that is
     relative to the larger update alone, ``‖Δw‖``: a wrong small update is small beside its weights.
     """
     assert pair.evidence is not None
     types = pair.evidence.about.get("types", {})
     coarsest = [max([0.0, *(_EPS.get(t, 0.0) for t in types.get(side, ()))]) for side in "ab"]
-    if coarsest[0] == coarsest[1]:
+    if coarsest[0] == coarsest[1] and not pair.excuses_leaks:
         return False
     if suspect.quantity.kind in ("parameter", "free"):
         updates = pair.evidence.arrays.get(f"update/{suspect.source}/{suspect.quantity.key}")

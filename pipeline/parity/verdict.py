@@ -14,6 +14,8 @@ from pipeline.parity.growth import Growth
 RUNGS = (
     "data", "init", "forward", "loss", "gradients", "update", "trajectory", "evaluation",
 )  # fmt: skip
+FOREIGN_RUNGS = ("structure", "settings")
+"""Before the others where the two models are not ours."""
 WORST = {"PASS": 0, "ABSTAIN": 1, "FAIL": 2, "ERROR": 3}
 KINDS = ("data", "start", "state", "meaning", "precision", "undecided")
 """Kinds of a FAIL: other samples or batches; another start; something besides the update changes
@@ -150,7 +152,7 @@ class Ladder:
     @property
     def finding(self) -> Finding | None:
         """The first FAIL; of one rung a difference of meaning before one of precision."""
-        order = {name: i for i, name in enumerate(RUNGS)}
+        order = {name: i for i, name in enumerate((*FOREIGN_RUNGS, *RUNGS))}
         return min(
             self.findings, key=lambda f: (order[f.rung], f.step or 0, KINDS.index(f.kind)),
             default=None,

@@ -149,7 +149,7 @@ def _with_stored_data(job: Job) -> Job:
 
 def _start_of(job: Job, before: Checkpoint | None) -> Mapping[str, np.ndarray] | None:
     """Return the first weights; None where the framework draws them itself."""
-    if job.settings.model.init == "shared":
+    if job.settings.model.init != "framework":
         return job.first
     return None if before is None else before.named("first")
 
@@ -169,11 +169,18 @@ def _begin_record(job: Job, *, device: str, versions: Mapping[str, str]) -> RunR
             "data": {"digest": job.identity.data, "name": dataset.name, "facts": dataset.facts},
             "least_squares": solve_least_squares(job),
             "trace": choose_trace(job)[1],
+            **describe_pair(job.about_pair),
             "updates_per_epoch": -(-samples.count // samples.group),
             "scores": {},
             "time": {},
         }
     )
+
+
+def describe_pair(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record says of a pair that is not ours; nothing of our own."""
+    kept = ("left_over", "trained_on_one_side", "settings", "proof")
+    return {"pair": {name: about[name] for name in kept}} if about else {}
 
 
 def _tags(

@@ -215,7 +215,7 @@ def test_every_loss_has_the_gradient_of_its_central_differences(tools, backend, 
     settings = {"huber": {"delta": 0.7}, "cross_entropy": {"smoothing": 0.1}}.get(loss, {})
     rng = np.random.default_rng(3)
     x, values = rng.normal(size=(12, 3)), {"w": rng.normal(size=(3, 2)), "b": rng.normal(size=2)}
-    y = {"values": rng.normal(size=(12, 2)), "binary": rng.integers(2, size=(12, 2)).astype(float),
+    y = {"values": rng.normal(size=(12, 2)), "any": rng.normal(size=(12, 2)), "binary": rng.integers(2, size=(12, 2)).astype(float),
          "classes": np.eye(2)[rng.integers(2, size=12)]}[getattr(losses, loss).targets]  # fmt: skip
 
     def at(given):

@@ -68,7 +68,7 @@ def test_integers_are_numbers_and_options_may_be_more(tools):
         ("train", ..., "batch, checkpoint, epochs, evaluate_every, log_every, loop"),
         ("data", None, "group of keys"),
         ("data.name", ..., "missing"),
-        ("model.init", "random", "'shared' or 'framework'"),
+        ("model.init", "random", "'shared', 'framework'"),
         ("optimizer.lr", 0.0, "greater than 0"),
         ("optimizer.lr", "1e-3", "number"),
         ("optimizer.lr", float("nan"), "finite"),

@@ -36,7 +36,7 @@ def params():
         marks = [] if i % EVERY == 0 and not pair.is_long() else [pytest.mark.long]
         if pair.name().endswith(ALARMS):
             marks.append(pytest.mark.xfail(reason="a known false alarm, docs/parity.md"))
-        sample = "-sample" if i % 4 == 0 else ""
+        sample = "-sample" if i % 8 == 0 else ""
         yield pytest.param(pair, id=f"{i}-{pair.name()}{sample}", marks=marks)
 
 

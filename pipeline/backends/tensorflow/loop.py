@@ -23,7 +23,7 @@ from pipeline.backends.base import (
 )
 from pipeline.backends.tensorflow.fit import make_fit_batch, train_by_fit
 from pipeline.backends.tensorflow.native import make_native
-from pipeline.backends.tensorflow.step import compile_step, fill_gradients
+from pipeline.backends.tensorflow.step import bind_loss, compile_step, fill_gradients
 from pipeline.backends.tensorflow.tensors import (
     OPS,
     add_masks,
@@ -38,6 +38,7 @@ from pipeline.backends.tensorflow.tensors import (
 from pipeline.backends.tensorflow.variables import (
     arrange_values,
     find_variables,
+    handle_of,
     load_state,
     name_parameters,
     name_slots,
@@ -206,16 +207,16 @@ def _manual(
     update: Update,
 ) -> Program:
     """Return the article's step: forward, autodiff, and an update written by hand."""
-    loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
+    loss_of = bind_loss(model, partial(getattr(losses, loss), ops=OPS, **loss_settings))
     rule = update.rule(sqrt=tf.sqrt)
     lacking: set[int] = set()
-    variables = [p.value for p in parameters]  # Keras's own `assign` takes three times as long
+    variables = [handle_of(p) for p in parameters]  # Keras's own `assign` takes three times as long
 
     def step(parts, scalars, slots, given):
         values, grown = [], []
         for x, y, share, *masks in parts:
             with tf.GradientTape() as tape:
-                value = loss_of(model(x, *masks, training=True), y)
+                value = loss_of(x, y, *masks)
                 if len(parts) > 1:
                     value = value * share
             grown.append(fill_gradients(tape.gradient(value, variables), variables, lacking))

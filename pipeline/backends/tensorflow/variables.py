@@ -22,20 +22,30 @@ def find_variables(model: keras.Model, twin: Side) -> dict[str, Variable]:
     """
     places = twin.name_map(model)
     floating = [v for v in model.variables if tf.as_dtype(v.dtype).is_floating]
-    paths = {variable.value.ref(): f"a variable named {variable.path}" for variable in floating}
+    names = (getattr(variable, "path", None) or variable.name for variable in floating)
+    paths = {
+        handle_of(variable).ref(): f"a variable named {name}"
+        for variable, name in zip(floating, names, strict=True)
+    }
     tensors = {}
     for place in places.values():
         variable = follow_path(model, place.path)
-        reference = variable.value.ref() if isinstance(variable, keras.Variable) else None
+        is_variable = isinstance(variable, keras.Variable | tf.Variable)
+        reference = handle_of(variable).ref() if is_variable else None
         if reference in paths:
             tensors[place.path] = variable
             paths[reference] = place.path
-    learnable = {paths[v.value.ref()] for v in floating if v.trainable}
-    check_places(places, paths=paths.values(), learnable=learnable)
+    learnable = {paths[handle_of(v).ref()] for v in floating if v.trainable}
+    check_places(places, paths=paths.values(), learnable=learnable, ignored=twin.ignored(model))
     return {
         name: Variable(tensors[place.path], place.axes, place.role == "trained")
         for name, place in places.items()
     }
+
+
+def handle_of(variable: Any) -> tf.Variable:
+    """Return TensorFlow's variable: a Keras 3 variable holds one."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def follow_path(model: Any, path: str) -> Any:
@@ -53,7 +63,7 @@ def load_values(placed: Mapping[str, Variable], values: Mapping[str, np.ndarray]
     shapes = [tuple(place.tensor.shape) for place in placed.values()]
     for place, value in zip(placed.values(), to_framework(placed, values, shapes), strict=True):
         (tensor,) = to_tensors([value], place.tensor)
-        tf.raw_ops.AssignVariableOp(resource=place.tensor.value.handle, value=tensor)
+        tf.raw_ops.AssignVariableOp(resource=handle_of(place.tensor).handle, value=tensor)
 
 
 def load_state(placed: Mapping[str, Variable], state: State) -> list[tuple]:

@@ -22,7 +22,7 @@ from pipeline.backends.base import (
     Stepper,
 )
 from pipeline.backends.torch.native import make_native
-from pipeline.backends.torch.step import compile_step, fill_gradients
+from pipeline.backends.torch.step import bind_loss, compile_step, fill_gradients
 from pipeline.backends.torch.tensors import (
     OPS,
     add_masks,
@@ -197,7 +197,7 @@ def _manual(
     compiled: bool,
 ) -> Program:
     """Return the article's step: forward, autodiff, and an update written by hand."""
-    loss_of = partial(getattr(losses, loss), ops=OPS, **loss_settings)
+    loss_of = bind_loss(model, partial(getattr(losses, loss), ops=OPS, **loss_settings))
     rule = update.rule(sqrt=torch.sqrt)
     lacking: set[int] = set()
     weights = [p.detach() for p in parameters]  # the same memory, outside of autodiff
@@ -207,7 +207,7 @@ def _manual(
     def step(parts, scalars, slots, given):
         values = []
         for x, y, share, *masks in parts:
-            value = loss_of(model(x, *masks), y)
+            value = loss_of(x, y, *masks)
             if len(parts) > 1:
                 value = value * share
             value.backward()  # adds to what is there

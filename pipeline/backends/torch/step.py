@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+
+
+def bind_loss(model: Any, loss_of: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """Return ``(x, y, *masks)`` to the loss in training mode; a model may bring one of its own."""
+    if getattr(model, "brings_loss", False):
+        return model.measure_loss
+    return lambda x, y, *masks: loss_of(model(x, *masks), y)
 
 
 def fill_gradients(

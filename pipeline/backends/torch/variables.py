@@ -20,7 +20,7 @@ def find_variables(model: nn.Module, twin: Side) -> dict[str, Variable]:
     tensors = {path: tensor for path, tensor in tensors.items() if tensor.is_floating_point()}
     places = twin.name_map(model)
     learnable = {path for path, tensor in tensors.items() if tensor.requires_grad}
-    check_places(places, paths=tensors, learnable=learnable)
+    check_places(places, paths=tensors, learnable=learnable, ignored=twin.ignored(model))
     return {
         name: Variable(tensors[place.path], place.axes, place.role == "trained")
         for name, place in places.items()

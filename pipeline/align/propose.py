@@ -1,0 +1,227 @@
+"""A first map of two models' tensors, from classes, names, shapes and order; knows no framework.
+
+Nothing here is believed: `pipeline.align.prove` holds it against values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.backends.base import Tensor
+from pipeline.pairs.pair import Axes, Layout
+
+# What layers of a class do with their tensors, by the class of either framework.
+FAMILIES: dict[str, str] = {
+    **dict.fromkeys(("Linear", "Dense", "EinsumDense", "NonDynamicallyQuantizableLinear"), "dense"),
+    **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d", "Conv1D", "Conv2D", "Conv3D"), "conv"),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), "conv"),
+    **dict.fromkeys(
+        ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+         "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), "transposed"),
+    **dict.fromkeys(("Embedding", "EmbeddingBag"), "embedding"),
+    **dict.fromkeys(
+        ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "BatchNormalization"),
+        "batch norm"),
+    **dict.fromkeys(("LayerNorm", "LayerNormalization"), "layer norm"),
+    **dict.fromkeys(("GroupNorm", "GroupNormalization"), "group norm"),
+    **dict.fromkeys(("RMSNorm", "RMSNormalization"), "rms norm"),
+    **dict.fromkeys(("LSTM", "LSTMCell"), "lstm"),
+    **dict.fromkeys(("GRU", "GRUCell"), "gru"),
+    **dict.fromkeys(("RNN", "RNNCell", "SimpleRNN", "SimpleRNNCell"), "rnn"),
+    "PReLU": "prelu",
+}  # fmt: skip
+
+# Other names of one thing.
+_SYNONYMS = {
+    "gamma": "weight", "kernel": "weight", "embeddings": "weight", "scale": "weight",
+    "beta": "bias", "shift": "bias", "moving": "running", "variance": "var", "alpha": "weight",
+    "recurrent": "hh", "depthwise": "weight", "pointwise": "weight",
+}  # fmt: skip
+_GATES = {"gru": (1, 0, 2)}  # PyTorch has r, z, n, and Keras z, r, h
+
+
+class Candidate(NamedTuple):
+    """One way in which a tensor of the second model can stand for one of the first.
+
+    `cost` is lower where they are more alike.
+    """
+
+    axes: Axes
+    cost: float
+
+
+class Match(NamedTuple):
+    """Two tensors that belong together, and how the second holds the first."""
+
+    a: Tensor
+    b: Tensor
+    axes: Axes
+
+
+def propose(
+    left: Sequence[Tensor], right: Sequence[Tensor], *, same: Mapping[str, str]
+) -> list[Match]:
+    """Return a map of two models' tensors, as an assignment of the least total cost.
+
+    Parameters
+    ----------
+    left, right
+        The tensors of the PyTorch model, whose layout is the neutral one, and of the other.
+    same
+        Hints: by a name in the first model, the name in the second that belongs to it; of a tensor
+        or of all tensors of a layer.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if not left or not right:
+        return []
+    costs = np.full((len(left), len(right)), _NEVER)
+    ranks = _ranks(left), _ranks(right)
+    for i, a in enumerate(left):
+        for j, b in enumerate(right):
+            candidate = next(iter(list_candidates(a, b)), None)
+            if candidate is None or not _allowed(a, b, same):
+                continue
+            order = abs(ranks[0][i] - ranks[1][j])
+            costs[i, j] = candidate.cost + _unlike(a, b) + 2 * order
+    rows, columns = linear_sum_assignment(costs)
+    return [
+        Match(left[i], right[j], next(iter(list_candidates(left[i], right[j]))).axes)
+        for i, j in zip(rows, columns, strict=True) if costs[i, j] < _NEVER
+    ]  # fmt: skip
+
+
+_NEVER = 1e6
+
+
+def _ranks(tensors: Sequence[Tensor]) -> list[float]:
+    """Return where each tensor stands among those of its kind, between 0 and 1.
+
+    Kinds are a layer's family and the number of axes, so that tensors of one side only move little.
+    """
+    kinds = [(family_of(tensor), len(tensor.shape), _part_of(tensor)) for tensor in tensors]
+    total = {kind: kinds.count(kind) for kind in kinds}
+    counted: dict[object, int] = {}
+    ranks = []
+    for kind in kinds:
+        counted[kind] = counted.get(kind, -1) + 1
+        ranks.append(counted[kind] / total[kind])
+    return ranks
+
+
+def family_of(tensor: Tensor) -> str:
+    """Return what the layer of a tensor does; empty if its class is not a known one."""
+    return FAMILIES.get(tensor.owner, "")
+
+
+def list_candidates(a: Tensor, b: Tensor) -> list[Candidate]:
+    """Return the ways in which a tensor of the second model can stand for one of the first.
+
+    The likeliest first; none where their layers, parts or shapes cannot belong together.
+    """
+    families = family_of(a), family_of(b)
+    if all(families) and families[0] != families[1]:
+        return []
+    if _is_statistic(a) != _is_statistic(b) or sorted(_sizes(a)) != sorted(_sizes(b)):
+        return []
+    family = families[0] or families[1]
+    unknown = 0.0 if all(families) else 0.5
+    ways: list[Axes] = []
+    if all(families):
+        ways = list(_known_ways(a, b, family))
+        if family in ("lstm", "gru", "rnn") and _part_of(a) != _part_of(b):
+            return []
+    else:
+        ways = list(_ways_by_shape(a.shape, b.shape))
+    return [Candidate(way, unknown + 0.1 * i) for i, way in enumerate(ways)]
+
+
+def _known_ways(a: Tensor, b: Tensor, family: str) -> Iterator[Axes]:
+    """Yield how layers of one family hold the same tensor: one way, or none."""
+    n = len(a.shape)
+    gates = _GATES.get(family, ())
+    if n == 1 or family == "embedding" or family.endswith("norm"):
+        if a.shape == b.shape:
+            yield Layout(a.shape, tuple(range(n)), b.shape, gates) if gates else None
+        elif np.prod(a.shape) == np.prod(b.shape) and not gates:
+            yield Layout(a.shape, tuple(range(n)), b.shape)
+        return
+    if family == "conv" and b.owner.startswith("Depthwise") and a.shape[1] == 1:
+        channels, multiplier = b.shape[-2], b.shape[-1]
+        if a.shape[0] == channels * multiplier and a.shape[2:] == b.shape[:-2]:
+            yield Layout(a.shape, (*range(2, n), 0, 1), b.shape)
+        return
+    axes = (*range(2, n), 1, 0)  # (out, in, ...) and (..., in, out); transposed ones likewise
+    moved = tuple(a.shape[axis] for axis in axes)
+    if moved == b.shape:
+        yield Layout(a.shape, axes, b.shape, gates) if gates else axes
+    elif family == "dense" and np.prod(moved) == np.prod(b.shape):  # EinsumDense: heads apart
+        yield Layout(a.shape, axes, b.shape)
+
+
+def _ways_by_shape(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[Axes]:
+    """Yield all ways that two shapes allow where nothing is known of the layer."""
+    if one == other:
+        yield None
+    if len(one) == len(other) == 2 and one[::-1] == other:
+        yield (1, 0)
+    if len(one) > 2 and len(one) == len(other):
+        axes = (*range(2, len(one)), 1, 0)
+        if tuple(one[axis] for axis in axes) == other:
+            yield axes
+    if len(one) != len(other) and _squeezed(one) == _squeezed(other):
+        yield Layout(one, tuple(range(len(one))), other)
+    elif len(one) != len(other) and _squeezed(one) == _squeezed(other)[::-1]:
+        yield Layout(one, tuple(range(len(one)))[::-1], other)
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without its axes of one."""
+    return tuple(size for size in shape if size != 1)
+
+
+def _sizes(tensor: Tensor) -> tuple[int, ...]:
+    """Return what has to be the same of two shapes: the number of elements."""
+    return (int(np.prod(tensor.shape, dtype=int)),)
+
+
+def _is_statistic(tensor: Tensor) -> bool:
+    """Whether a tensor is what a normalisation remembers of the batches."""
+    return bool(re.search(r"(running|moving)_", tensor.attribute))
+
+
+def _part_of(tensor: Tensor) -> str:
+    """Return which part of its layer a tensor is: ``weight``, ``bias``, ``hh``, ..."""
+    words = split_name(tensor.attribute)
+    for part in ("mean", "var", "hh", "bias"):
+        if part in words:
+            return "hh bias" if part == "hh" and "bias" in words else part
+    return "weight"
+
+
+def split_name(path: str) -> list[str]:
+    """Return the words of a path, each by its usual name: ``blocks.0.norm`` is blocks, 0, norm."""
+    words = re.findall(r"[a-z]+|[A-Z][a-z]*|\d+", path.replace("_", " "))
+    return [_SYNONYMS.get(word.lower(), word.lower()) for word in words]
+
+
+def _unlike(a: Tensor, b: Tensor) -> float:
+    """Return how little two tensors' names are alike, 0 to 2: their part, and their path."""
+    one, other = set(split_name(a.name)), set(split_name(b.name))
+    shared = len(one & other) / max(1, len(one | other))
+    return (1 - shared) + float(_part_of(a) != _part_of(b))
+
+
+def _allowed(a: Tensor, b: Tensor, same: Mapping[str, str]) -> bool:
+    """Whether hints let two tensors be a match: what one of them names belongs to that one."""
+    return all(_is_below(a.name, one) == _is_below(b.name, other) for one, other in same.items())
+
+
+def _is_below(path: str, name: str) -> bool:
+    """Whether a tensor's name is a name, or lies below it."""
+    plain, name = path.replace("/", "."), name.replace("/", ".")
+    return plain == name or plain.startswith(f"{name}.") or f".{name}." in f".{plain}."

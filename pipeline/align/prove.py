@@ -1,0 +1,213 @@
+"""A map held against values: with distinct random weights both models compute the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from pipeline.align.propose import Match, list_candidates
+from pipeline.backends.base import Tensor
+from pipeline.pairs.arrange import Variable, to_framework, to_neutral
+
+Values = Mapping[str, np.ndarray]
+Outputs = Callable[[Values], np.ndarray]
+
+# Right models of two frameworks are up to 7e-7 apart in float64, where a constant in their code is
+# float32; a wrong map moves the outputs by their own size.
+NEAR = 1e-5
+_TRIES = 400  # maps that are tried where the proposed one does not hold
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Whether a map holds.
+
+    Attributes
+    ----------
+    matches
+        The map, as it was proposed or as values changed it.
+    apart
+        The distance of the outputs relative to their size, with distinct random weights.
+    changed
+        Paths of tensors whose match values changed.
+    interchangeable
+        Groups of paths that no value tells apart: with any two of them exchanged the outputs are
+        the same.
+    """
+
+    matches: Sequence[Match]
+    apart: float
+    changed: Sequence[str] = ()
+    interchangeable: Sequence[Sequence[str]] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether both models compute the same with it."""
+        return bool(self.apart <= NEAR)
+
+
+def draw_values(tensors: Sequence[Tensor], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return distinct random values for tensors, of a spread at which layers keep their scale.
+
+    ``N(0, 1/fan)`` with the longest sum as fan for matrices, ``N(0, 0.3²)`` around 0 or 1 for
+    vectors; a variance is positive.
+    """
+    values = {}
+    for tensor in tensors:
+        noise = rng.standard_normal(tensor.shape)
+        if "var" in tensor.attribute:
+            values[tensor.path] = 1 + 0.3 * np.abs(noise)
+        elif len(tensor.shape) > 1:
+            fan = np.prod(tensor.shape) / max(tensor.shape[0], 1)
+            values[tensor.path] = noise / np.sqrt(max(float(fan), 1.0))
+        else:
+            one = tensor.attribute in ("weight", "gamma") and len(tensor.shape) == 1
+            values[tensor.path] = float(one) + 0.3 * noise
+    return values
+
+
+def carry(matches: Sequence[Match], values: Values) -> dict[str, np.ndarray]:
+    """Return the first model's values as the second one holds them, by the second one's paths."""
+    variables = {match.a.path: Variable(None, match.axes, True) for match in matches}
+    shapes = [match.b.shape for match in matches]
+    wanted = {match.a.path: values[match.a.path] for match in matches}
+    arrays = to_framework(variables, wanted, shapes)
+    return {match.b.path: array for match, array in zip(matches, arrays, strict=True)}
+
+
+def carry_back(matches: Sequence[Match], values: Values) -> dict[str, np.ndarray]:
+    """Return the second model's values as the first one holds them."""
+    return {match.a.path: to_neutral(match.axes, values[match.b.path]) for match in matches}
+
+
+def prove(
+    matches: Sequence[Match], *, values: Values, wanted: np.ndarray, outputs: Outputs
+) -> Proof:
+    """Hold a map against values, and where it does not hold look for one that does.
+
+    Parameters
+    ----------
+    matches
+        The map as it was proposed.
+    values
+        Distinct random weights of the first model, by path.
+    wanted
+        The first model's outputs with them.
+    outputs
+        Given weights of the second model by path, its outputs.
+    """
+
+    def distance(each: Sequence[Match]) -> float:
+        return measure(wanted, outputs(carry(each, values)))
+
+    apart, best = distance(matches), list(matches)
+    tries = 0
+    improved = True
+    while not apart <= NEAR and improved and tries < _TRIES:
+        improved = False
+        for other in _neighbours(best):
+            tries += 1
+            now = distance(other)
+            if now <= NEAR or (np.isfinite(now) and now < 0.7 * apart):
+                apart, best, improved = now, other, True
+                break
+            if tries >= _TRIES:
+                break
+    for other in [] if apart <= NEAR else _joint_changes(matches):
+        tries += 1
+        if tries > 2 * _TRIES:
+            break
+        if (now := distance(other)) <= NEAR:
+            apart, best = now, other
+            break
+    if not apart <= NEAR:  # no map is better than the proposed one
+        return Proof(matches=list(matches), apart=distance(matches))
+    changed = [m.a.name for m, n in zip(best, matches, strict=True) if m != n]
+    groups = _find_interchangeable(best, distance)
+    return Proof(matches=best, apart=apart, changed=changed, interchangeable=groups)
+
+
+def measure(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest distance of two outputs relative to their size; infinite where none is."""
+    if one.shape != other.shape:
+        return float("inf")
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return float("inf")
+    size = max(float(np.abs(one).max(initial=0)), float(np.abs(other).max(initial=0)))
+    apart = float(np.abs(one - other).max(initial=0))
+    return apart / size if size else apart
+
+
+def _neighbours(matches: Sequence[Match]) -> list[list[Match]]:
+    """Return the maps in which one tensor is held otherwise, or two have changed places."""
+    maps = []
+    for i, match in enumerate(matches):
+        for candidate in list_candidates(match.a, match.b):
+            if candidate.axes != match.axes:
+                maps.append([*matches[:i], match._replace(axes=candidate.axes), *matches[i + 1 :]])
+    for i, j in _exchangeable(matches):
+        maps.append(_exchange(matches, i, j))
+    return maps
+
+
+_TOGETHER = 4  # tensors whose places are tried in every order at once
+
+
+def _joint_changes(matches: Sequence[Match]) -> Iterator[list[Match]]:
+    """Yield the maps in which a few tensors that can change places do so at once, held any way."""
+    groups: list[set[int]] = []
+    for pair in map(set, _exchangeable(matches)):
+        joined = [group for group in groups if group & pair]
+        groups = [group for group in groups if not group & pair] + [pair.union(*joined)]
+    for group in groups:
+        numbers = sorted(group)
+        if len(numbers) > _TOGETHER:
+            continue
+        for order in itertools.permutations(numbers):
+            partners = [matches[j].b for j in order]
+            ways = [
+                [candidate.axes for candidate in list_candidates(matches[i].a, b)]
+                for i, b in zip(numbers, partners, strict=True)
+            ]
+            for axes in itertools.product(*ways):
+                other = list(matches)
+                for i, b, way in zip(numbers, partners, axes, strict=True):
+                    other[i] = Match(matches[i].a, b, way)
+                yield other
+
+
+def _exchangeable(matches: Sequence[Match]) -> list[tuple[int, int]]:
+    """Return the numbers of matches whose second tensors can change places."""
+    return [
+        (i, j)
+        for i, one in enumerate(matches)
+        for j, other in enumerate(matches)
+        if i < j and one.b.shape == other.b.shape and one.a.shape == other.a.shape
+        and list_candidates(one.a, other.b) and list_candidates(other.a, one.b)
+    ]  # fmt: skip
+
+
+def _exchange(matches: Sequence[Match], i: int, j: int) -> list[Match]:
+    """Return a map in which the second tensors of two matches have changed places."""
+    other = list(matches)
+    other[i] = matches[i]._replace(b=matches[j].b, axes=matches[j].axes)
+    other[j] = matches[j]._replace(b=matches[i].b, axes=matches[i].axes)
+    return other
+
+
+def _find_interchangeable(
+    matches: Sequence[Match], distance: Callable[[Sequence[Match]], float]
+) -> list[list[str]]:
+    """Return groups of tensors that can change places without changing the outputs."""
+    groups: list[set[str]] = []
+    for i, j in _exchangeable(matches)[:_TRIES]:
+        if not distance(_exchange(matches, i, j)) <= NEAR:
+            continue
+        pair = {matches[i].a.name, matches[j].a.name}
+        joined = [group for group in groups if group & pair]
+        groups = [group for group in groups if not group & pair]
+        groups.append(pair.union(*joined))
+    return [sorted(group) for group in groups]

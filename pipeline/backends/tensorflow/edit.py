@@ -1,0 +1,179 @@
+"""Reading and changing the tensors of any model in TensorFlow, by the paths that it has itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.backends.base import Arrays, Settings, Tensor
+from pipeline.backends.tensorflow.tensors import to_tensors
+from pipeline.backends.tensorflow.variables import handle_of
+
+
+def list_tensors(model: Any) -> list[Tensor]:
+    """Return the floating variables of a model in the order in which it has them.
+
+    A variable that is used at several places is there once.
+    """
+    owners = {
+        reference: (layer, attribute)
+        for layer in walk_layers(model.module)
+        for attribute, reference in find_variables_of(layer)
+    }
+    listed = []
+    names = name_variables(model.tensors)
+    for path, variable in find_tensors(model).items():
+        layer, attribute = owners.get(handle_of(variable).ref(), (None, ""))
+        name = names[path]
+        parent, _, last = name.rpartition("/")
+        listed.append(
+            Tensor(
+                path=path,
+                name=name,
+                shape=tuple(variable.shape),
+                trained=bool(variable.trainable),
+                is_buffer=not variable.trainable,
+                layer=parent if layer is None else name_layer(layer),
+                owner="" if layer is None else find_class(layer),
+                attribute=attribute.removeprefix("_") or last,
+                groups=int(getattr(layer, "groups", 1) or 1),
+            )
+        )
+    return listed
+
+
+def walk_layers(module: Any) -> Iterator[Any]:
+    """Yield a model and all layers and modules inside it, the inner ones last."""
+    if hasattr(module, "_flatten_layers"):
+        yield from module._flatten_layers()
+        return
+    yield module
+    if isinstance(module, tf.Module):
+        for inner in module.submodules:
+            yield from walk_layers(inner) if isinstance(inner, keras.Layer) else [inner]
+
+
+def find_variables_of(layer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of a layer that are variables, and a reference to each."""
+    for attribute, value in vars(layer).items():
+        if isinstance(value, keras.Variable | tf.Variable):
+            yield attribute, handle_of(value).ref()
+
+
+def find_tensors(model: Any) -> dict[str, Any]:
+    """Return a model's floating variables by path."""
+    numbered = enumerate(model.tensors)
+    return {f"tensors.{i}": v for i, v in numbered if tf.as_dtype(v.dtype).is_floating}
+
+
+def name_variables(variables: Sequence[Any]) -> dict[str, str]:
+    """Return by path a name for each variable that is its alone.
+
+    Keras counts the layers of a process in their names, so a name is no path.
+    """
+    names: dict[str, str] = {}
+    for i, variable in enumerate(variables):
+        base = getattr(variable, "path", None) or variable.name.partition(":")[0]
+        name, number = base, 1
+        while name in names.values():
+            number += 1
+            name = f"{base}_{number}"
+        names[f"tensors.{i}"] = name
+    return names
+
+
+def find_class(layer: Any) -> str:
+    """Return the name of the framework's class that a layer is or comes from; else its own."""
+    names = [
+        kind.__name__
+        for kind in type(layer).__mro__
+        if kind.__module__.startswith(("keras.", "tf_keras.", "tensorflow."))
+    ]
+    plain = {"Layer", "Model", "Module", "Sequential", "Functional"}
+    return next((name for name in names if name not in plain), type(layer).__name__)
+
+
+def read_tensors(model: Any) -> Arrays:
+    """Return the values of a model's floating variables by path."""
+    return {path: tf.convert_to_tensor(v).numpy() for path, v in find_tensors(model).items()}
+
+
+def write_tensors(model: Any, values: Mapping[str, np.ndarray]) -> None:
+    """Put values, in the framework's own layout, into a model's variables."""
+    variables = find_tensors(model)
+    for path, value in values.items():
+        (tensor,) = to_tensors([np.array(value, order="C")], variables[path])
+        handle_of(variables[path]).assign(tensor)
+
+
+def differentiate(model: Any, x: np.ndarray, weights: np.ndarray | None) -> tuple:
+    """Return the outputs of some rows in evaluation mode, and by path the gradients of their sum.
+
+    With `weights`, of the shape of the outputs, of the sum weighted by them; with None there are no
+    gradients. A tensor without one is not there.
+    """
+    variables = find_tensors(model)
+    (rows,) = to_tensors([x], next(iter(variables.values())))
+    trained = {path: handle_of(v) for path, v in variables.items() if v.trainable}
+    with tf.GradientTape() as tape:
+        outputs = model(rows, training=False)
+        weighted = None if weights is None else outputs * tf.constant(weights, outputs.dtype)
+    if weights is None:
+        return outputs.numpy(), {}
+    gradients = tape.gradient(weighted, trained)
+    return outputs.numpy(), {
+        path: tf.convert_to_tensor(g).numpy() for path, g in gradients.items() if g is not None
+    }
+
+
+def list_settings(model: Any) -> dict[str, Settings]:
+    """Return by layer what can be read of its settings, in the meaning of both frameworks."""
+    listed = {}
+    for layer in walk_layers(model.module):
+        settings = read_settings(layer)
+        if settings:
+            listed[name_layer(layer)] = Settings(find_class(layer), settings)
+    return listed
+
+
+def read_settings(layer: Any) -> dict[str, Any]:
+    """Return the settings of one layer; empty of one that has none that are known.
+
+    By the names of classes, which Keras 3 and tf_keras share.
+    """
+    kind = find_class(layer)
+    if kind == "BatchNormalization":
+        return {"epsilon": layer.epsilon, "decay": layer.momentum}
+    if kind in ("LayerNormalization", "RMSNormalization"):
+        return {"epsilon": layer.epsilon}
+    if kind == "GroupNormalization":
+        return {"epsilon": layer.epsilon, "groups": layer.groups}
+    if kind.startswith(("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv")):
+        stride, dilation = list(layer.strides), list(layer.dilation_rate)
+        padding: Any = layer.padding
+        if padding == "valid" and not kind.endswith("Transpose"):
+            padding = [[0, 0]] * len(stride)
+        if padding == "same" and set(stride) == {1}:
+            total = [(k - 1) * d for k, d in zip(layer.kernel_size, dilation, strict=True)]
+            padding = [[size // 2, size - size // 2] for size in total]
+        groups = {} if kind.startswith("Depthwise") else {"groups": getattr(layer, "groups", 1)}
+        return {
+            "stride": stride, "dilation": dilation, "padding": padding, "bias": layer.use_bias,
+        } | groups  # fmt: skip
+    if kind.endswith("Dropout"):
+        return {"rate": layer.rate}
+    if kind == "Dense":
+        return {"bias": layer.use_bias}
+    if kind in ("LSTM", "GRU", "SimpleRNN"):
+        return {"bias": layer.use_bias, "bidirectional": False}
+    return {}
+
+
+def name_layer(layer: Any) -> str:
+    """Return what a layer is called in the model."""
+    name: str = getattr(layer, "path", None) or layer.name
+    return name

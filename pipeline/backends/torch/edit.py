@@ -1,0 +1,125 @@
+"""Reading and changing the tensors of any model in PyTorch, by the paths that it has itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.backends.base import Arrays, Settings, Tensor
+from pipeline.backends.torch.tensors import to_tensor
+
+
+def list_tensors(model: nn.Module) -> list[Tensor]:
+    """Return the floating parameters and buffers of a model in the order in which it has them.
+
+    A tensor that is used at several places is there once.
+    """
+    modules = dict(model.named_modules())
+    listed = []
+    for path, tensor in find_tensors(model).items():
+        parent, _, attribute = path.rpartition(".")
+        owner = modules[parent]
+        listed.append(
+            Tensor(
+                path=path,
+                name=path.removeprefix("module."),
+                shape=tuple(tensor.shape),
+                trained=tensor.requires_grad,
+                is_buffer=not isinstance(tensor, nn.Parameter),
+                layer=parent,
+                owner=find_class(owner),
+                attribute=attribute,
+                groups=int(getattr(owner, "groups", 1)),
+            )
+        )
+    return listed
+
+
+def find_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a model's floating tensors by path."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {path: tensor for path, tensor in tensors if tensor.is_floating_point()}
+
+
+def find_class(layer: nn.Module) -> str:
+    """Return the name of the framework's class that a layer is or comes from; else its own."""
+    kinds = [kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch.nn")]
+    plain = {"Module", "Sequential", "ModuleList", "ModuleDict"}
+    names = (kind.__name__ for kind in kinds if kind.__name__ not in plain)
+    return next(names, type(layer).__name__)
+
+
+def read_tensors(model: nn.Module) -> Arrays:
+    """Return the values of a model's floating tensors by path."""
+    return {path: t.detach().cpu().numpy().copy() for path, t in find_tensors(model).items()}
+
+
+def write_tensors(model: nn.Module, values: Mapping[str, np.ndarray]) -> None:
+    """Put values, in the framework's own layout, into a model's tensors."""
+    tensors = find_tensors(model)
+    with torch.no_grad():
+        for path, value in values.items():
+            tensors[path].copy_(torch.from_numpy(np.array(value, order="C")))
+
+
+def differentiate(model: nn.Module, x: np.ndarray, weights: np.ndarray | None) -> tuple:
+    """Return the outputs of some rows in evaluation mode, and by path the gradients of their sum.
+
+    With `weights`, of the shape of the outputs, of the sum weighted by them; with None there are no
+    gradients. A tensor without one is not there.
+    """
+    like = next(iter(find_tensors(model).values()))
+    before = model.training
+    model.eval()
+    try:
+        outputs = model(to_tensor(x, like))
+        if weights is None:
+            return outputs.detach().cpu().numpy(), {}
+        model.zero_grad()
+        (outputs * to_tensor(weights, outputs)).sum().backward()
+    finally:
+        model.train(before)
+    tensors = find_tensors(model)
+    gradients = {p: t.grad.cpu().numpy().copy() for p, t in tensors.items() if t.grad is not None}
+    model.zero_grad()
+    return outputs.detach().cpu().numpy(), gradients
+
+
+def list_settings(model: nn.Module) -> dict[str, Settings]:
+    """Return by layer what can be read of its settings, in the meaning of both frameworks."""
+    listed = {}
+    for path, layer in model.named_modules():
+        settings = read_settings(layer)
+        if settings:
+            listed[path] = Settings(find_class(layer), settings)
+    return listed
+
+
+def read_settings(layer: nn.Module) -> dict[str, Any]:
+    """Return the settings of one layer; empty of one that has none that are known."""
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        decay = None if layer.momentum is None else 1 - layer.momentum
+        return {"epsilon": layer.eps, "decay": decay}
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return {"epsilon": layer.eps}
+    if isinstance(layer, nn.GroupNorm):
+        return {"epsilon": layer.eps, "groups": layer.num_groups}
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        padding: Any = layer.padding
+        if not isinstance(padding, str):
+            padding = [[side, side] for side in padding]
+        return {
+            "stride": list(layer.stride), "dilation": list(layer.dilation),
+            "groups": layer.groups, "padding": padding, "bias": layer.bias is not None,
+        }  # fmt: skip
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return {"rate": layer.p}
+    if isinstance(layer, nn.Linear):
+        return {"bias": layer.bias is not None}
+    if isinstance(layer, nn.RNNBase):
+        return {"bias": layer.bias, "bidirectional": layer.bidirectional}
+    return {}

@@ -1,0 +1,74 @@
+"""The framework-free half of a pair that is not ours: its settings, and what is refused of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline.config.types import ConfigError
+from pipeline.pairs.own.source import find_files, list_names
+
+IS_FOREIGN = True
+INITS = ("torch", "tensorflow")
+EXECUTION = ("eager",)
+LOOPS = ("manual", "native")
+
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+def settings(
+    *,
+    path: Annotated[Text | None, Field()],
+    torch: Annotated[Text | None, Field()],
+    tensorflow: Annotated[Text | None, Field()],
+    settings: Annotated[dict[str, dict[str, Any]], Field()],
+    map: Annotated[Text | None, Field()],
+) -> None:
+    """Have the settings of ``model=own``.
+
+    Parameters
+    ----------
+    path
+        A pair file.
+    torch, tensorflow
+        Instead of it, ``package.module:factory`` for each side.
+    settings
+        By side, the keyword arguments of its factory.
+    map
+        A ``map.yaml`` that is proved instead of one that is proposed; None proposes one.
+    """
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Refuse settings that name no two models; imports nothing of them.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key that is wrong.
+    """
+    by_import = [given[side] for side in INITS]
+    if given["path"] is None and None in by_import:
+        raise ConfigError(
+            "model.path", "null",
+            "model=own needs a pair file, or model.torch and model.tensorflow as module:factory",
+        )  # fmt: skip
+    if given["path"] is not None and by_import != [None, None]:
+        raise ConfigError("model.path", given["path"], "goes without model.torch and .tensorflow")
+    unknown = sorted(set(given["settings"]) - set(INITS))
+    if unknown:
+        raise ConfigError(f"model.settings.{unknown[0]}", given["settings"][unknown[0]],
+                          "must be settings of torch or tensorflow")  # fmt: skip
+    if given["map"] is not None and not Path(given["map"]).is_file():
+        raise ConfigError("model.map", given["map"], "is no file")
+    for side, (key, text, file, factory) in find_files(given).items():
+        try:
+            names = list_names(file)
+        except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+            line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+            raise ConfigError(key, text, f"is no Python: {error}{line}") from None
+        if names is not None and factory not in names:
+            raise ConfigError(key, text, f"has no {factory}(), which makes the {side} model")

@@ -1,0 +1,138 @@
+"""A model that is not ours, in TensorFlow, as the loops and the ladder take it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config.types import ConfigError
+from pipeline.pairs.own.prepared import Prepared, unpack
+from pipeline.pairs.own.results import choose_output
+from pipeline.pairs.own.source import find_files, load_functions, run
+from pipeline.pairs.pair import Place
+
+SIDE = "tensorflow"
+
+
+class Own:
+    """The user's model, unchanged, called with the arrays that a row of samples holds."""
+
+    def __init__(
+        self, *, inputs: tuple[int, ...], outputs: int, prepared: Prepared, **settings: Any
+    ) -> None:
+        """Make the user's model; `inputs` and `outputs` are the data's, which it may not fit."""
+        self.located, self.prepared = find_files(settings)[SIDE], prepared
+        self.functions = load_functions(settings, SIDE)
+        self.brings_loss = prepared.brings_loss
+        self.module = self.functions.make()
+        if not (callable(self.module) and hasattr(self.module, "variables")):
+            made = tell_type(self.module)
+            self.refuse(f"{self.located.factory}() returned {made}, no keras.Model or tf.Module")
+        self.takes_training = find_training(self.module)
+        sample = prepared.sample.astype(keras.config.floatx())
+        self(tf.constant(sample), training=False)  # makes its variables
+        self.tensors = self.variables = list_once(self.module.variables)
+
+    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """Return the tensor that counts of what the model makes of some rows."""
+        batch = self.to_batch(unpack(x.numpy(), self.prepared.x, name="x"), like=x)
+        return self.to_output(self.call(self.call_module, batch, training))
+
+    def measure_loss(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Return the user's own loss of some rows and their targets, a scalar."""
+        arrays = unpack(x.numpy(), self.prepared.x, name="x")
+        if self.prepared.y is not None:
+            arrays |= unpack(y.numpy(), self.prepared.y, name="y")
+        value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
+        if not tf.is_tensor(value) or value.shape.num_elements() != 1:
+            self.refuse(f"tensorflow_loss returned {tell_type(value)}, no scalar tensor")
+        return tf.reshape(value, ())
+
+    def to_batch(self, arrays: Mapping[str, np.ndarray], *, like: tf.Tensor) -> Any:
+        """Return what the model takes; by default the arrays as they are."""
+        batch: Any = dict(arrays)
+        if self.functions.batch is not None:
+            batch = self.call(self.functions.batch, batch)
+        return tf.nest.map_structure(lambda leaf: to_tensor(leaf, like), batch)
+
+    def call_module(self, batch: Any, training: bool) -> Any:
+        """Call the model with one array, several by name, or a tuple."""
+        mode = {"training": training} if self.takes_training else {}
+        if isinstance(batch, Mapping):
+            batch = {name: value for name, value in batch.items() if name != "y"}
+            if [*batch] == ["x"]:
+                return self.module(*batch.values(), **mode)
+            first = next(iter(inspect.signature(find_call(self.module)).parameters), "")
+            if first not in batch:
+                return self.module(batch, **mode)
+            return self.module(batch.pop(first), **batch, **mode)
+        return self.module(*(batch if isinstance(batch, tuple) else (batch,)), **mode)
+
+    def to_output(self, result: Any) -> tf.Tensor:
+        """Return the tensor that counts."""
+        if self.functions.output is not None:
+            result = self.call(self.functions.output, result)
+        output = choose_output(result, tf.Tensor)
+        if output is None:
+            made = tell_type(result)
+            self.refuse(f"the model returned {made}; tensorflow_output(result) says what counts")
+        return output
+
+    def call(self, function: Any, *arguments: Any) -> Any:
+        """Call code of the pair; what it raises becomes one line."""
+        return run(self.located, function, *arguments)
+
+    def refuse(self, reason: str) -> Any:
+        """Say what is wrong with the pair's code."""
+        raise ConfigError(self.located.key, self.located.text, reason)
+
+
+def tell_type(value: Any) -> str:
+    """Return what a value is, in a word."""
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return "nothing" if value is None else f"a {type(value).__name__}{shape}"
+
+
+def find_call(module: Any) -> Any:
+    """Return what a model is called by: its method ``call``, or ``__call__`` of a tf.Module."""
+    return getattr(module, "call", None) or module.__call__
+
+
+def find_training(module: Any) -> bool:
+    """Whether a model is told the mode: it has an argument ``training``, or is a graph of layers.
+
+    A subclassed model without that argument cannot be told; its layers then do as it calls them.
+    """
+    parameters = inspect.signature(find_call(module)).parameters
+    return "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def list_once(variables: Any) -> list[Any]:
+    """Return variables in their order, each once."""
+    listed = {
+        (variable if isinstance(variable, tf.Variable) else variable.value).ref(): variable
+        for variable in variables
+    }
+    return [*listed.values()]
+
+
+def to_tensor(leaf: Any, like: tf.Tensor) -> Any:
+    """Return an array as a tensor; floats in the precision of the run."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    return tf.constant(leaf.astype(like.dtype.as_numpy_dtype) if leaf.dtype.kind == "f" else leaf)
+
+
+def name_map(model: Own) -> Mapping[str, Place]:
+    """Return where each parameter lives, as the map of the pair has it."""
+    return model.prepared.places[SIDE]
+
+
+def list_ignored(model: Own) -> Collection[str]:
+    """Return the paths of tensors that have no partner and stay as they were made."""
+    return model.prepared.ignored.get(SIDE, ())

@@ -1,0 +1,122 @@
+"""A model that is not ours, in PyTorch, as the loops and the ladder take it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from pipeline.config.types import ConfigError
+from pipeline.pairs.own.prepared import Prepared, unpack
+from pipeline.pairs.own.results import choose_output
+from pipeline.pairs.own.source import find_files, load_functions, run
+from pipeline.pairs.pair import Place
+
+SIDE = "torch"
+
+
+class Own(nn.Module):
+    """The user's module, unchanged, called with the arrays that a row of samples holds."""
+
+    def __init__(
+        self, *, inputs: tuple[int, ...], outputs: int, prepared: Prepared, **settings: Any
+    ) -> None:
+        """Make the user's model; `inputs` and `outputs` are the data's, which it may not fit."""
+        super().__init__()
+        self.located, self.prepared = find_files(settings)[SIDE], prepared
+        self.functions = load_functions(settings, SIDE)
+        self.brings_loss = prepared.brings_loss
+        self.module = self.functions.make()
+        if not isinstance(self.module, nn.Module):
+            self.refuse(f"{self.located.factory}() returned {tell_type(self.module)}, no nn.Module")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the tensor that counts of what the model makes of some rows."""
+        batch = self.to_batch(unpack(to_array(x), self.prepared.x, name="x"), like=x)
+        return self.to_output(self.call(self.call_module, batch), rows=x)
+
+    def measure_loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return the user's own loss of some rows and their targets, a scalar."""
+        arrays = unpack(to_array(x), self.prepared.x, name="x")
+        if self.prepared.y is not None:
+            arrays |= unpack(to_array(y), self.prepared.y, name="y")
+        value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            self.refuse(f"torch_loss returned {tell_type(value)}, no scalar tensor")
+        return value.reshape(())
+
+    def to_batch(self, arrays: Mapping[str, np.ndarray], *, like: torch.Tensor) -> Any:
+        """Return what the model takes; by default images with their channels in front."""
+        batch: Any = dict(arrays)
+        if self.functions.batch is not None:
+            batch = self.call(self.functions.batch, batch)
+        else:
+            batch = {name: channels_first(array) for name, array in batch.items()}
+        return tree_map(lambda leaf: to_tensor(leaf, like), batch)
+
+    def call_module(self, batch: Any) -> Any:
+        """Call the model with one array, several by name, or a tuple."""
+        if isinstance(batch, Mapping):
+            batch = {name: value for name, value in batch.items() if name != "y"}
+            return self.module(*batch.values()) if [*batch] == ["x"] else self.module(**batch)
+        return self.module(*batch) if isinstance(batch, tuple) else self.module(batch)
+
+    def to_output(self, result: Any, *, rows: torch.Tensor) -> torch.Tensor:
+        """Return the tensor that counts, with channels last as in the other framework."""
+        if self.functions.output is not None:
+            result = self.call(self.functions.output, result)
+        output = choose_output(result, torch.Tensor)
+        if output is None:
+            self.refuse(
+                f"the model returned {tell_type(result)}; torch_output(result) says what counts"
+            )
+        is_image = rows.ndim == 4 and output.ndim == 4 and self.functions.batch is None
+        return output.permute(0, 2, 3, 1) if is_image else output
+
+    def call(self, function: Any, *arguments: Any) -> Any:
+        """Call code of the pair; what it raises becomes one line."""
+        return run(self.located, function, *arguments)
+
+    def refuse(self, reason: str) -> Any:
+        """Say what is wrong with the pair's code."""
+        raise ConfigError(self.located.key, self.located.text, reason)
+
+
+def tell_type(value: Any) -> str:
+    """Return what a value is, in a word."""
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return "nothing" if value is None else f"a {type(value).__name__}{shape}"
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor as an array in the main memory."""
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def to_tensor(leaf: Any, like: torch.Tensor) -> Any:
+    """Return an array as a tensor on a device; floats in the precision of the run."""
+    if isinstance(leaf, np.ndarray):
+        leaf = torch.from_numpy(np.ascontiguousarray(leaf))
+        if leaf.is_floating_point():
+            leaf = leaf.to(like.dtype)
+    return leaf.to(like.device) if isinstance(leaf, torch.Tensor) else leaf
+
+
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """Return floating images ``(n, h, w, c)`` as ``(n, c, h, w)``, and all else as it is."""
+    return array.transpose(0, 3, 1, 2) if array.ndim == 4 and array.dtype.kind == "f" else array
+
+
+def name_map(model: Own) -> Mapping[str, Place]:
+    """Return where each parameter lives, as the map of the pair has it."""
+    return model.prepared.places[SIDE]
+
+
+def list_ignored(model: Own) -> Collection[str]:
+    """Return the paths of tensors that have no partner and stay as they were made."""
+    return model.prepared.ignored.get(SIDE, ())

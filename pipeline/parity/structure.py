@@ -1,0 +1,104 @@
+"""The two rungs in front of the others where the models are not ours: structure and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.parity.compared import Compared
+from pipeline.parity.judged import Judged, accept_or_fail
+from pipeline.parity.verdict import Finding, Rung
+
+
+def judge_structure(pair: Compared, *, forward: str) -> list[Judged]:
+    """Return both rungs; none where the models are ours.
+
+    Parameters
+    ----------
+    forward
+        The verdict on the rung ``forward``, at the weights that the runs start from.
+    """
+    about = pair.a.about.get("pair")
+    if about is None:
+        return []
+    return [_judge_parameters(pair, about, forward=forward), _judge_settings(pair, about)]
+
+
+def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str) -> Judged:
+    """Judge whether each trained parameter has one partner that is trained, too, and the map."""
+    named = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
+    lonely = [
+        (side, name, shape) for side, each in about["left_over"].items()
+        for name, shape, trained in each if trained
+    ]  # fmt: skip
+    frozen = about["trained_on_one_side"]
+    notes = _list_notes(about)
+    if lonely:
+        side, name, shape = lonely[0]
+        others = [name for _, name, _ in lonely[1:4]]
+        more = f", and {', '.join(others)}" if others else ""
+        more += f" ({len(lonely)} in all)" if len(lonely) > 4 else ""
+        why = f"{name} of shape {tuple(shape)} is trained in {named[side]} alone{more}"
+        return _fail(pair, name, why, notes)
+    if frozen:
+        name, other, trained_in_torch = frozen[0]
+        trained, still = ("PyTorch", "TensorFlow")[:: 1 if trained_in_torch else -1]
+        why = f"{name} ({other}) is trained in {trained} and frozen in {still}"
+        return _fail(pair, name, why, notes)
+    proof = about["proof"]
+    if proof["holds"]:
+        why = "each parameter has one partner; the map is proved with random weights"
+        rung = Rung(name="structure", verdict="PASS", by="bits", why=why)
+        return Judged(rung=rung, notes=notes)
+    apart = "not finite or of other shapes" if proof["apart"] is None else f"{proof['apart']:.2g}"
+    why = f"with random weights the outputs are {apart} of their size apart"
+    if forward == "PASS":  # the map is right there: nothing else would agree
+        return _fail(pair, "output", f"{why}: the models compute other functions", notes)
+    why += ": the models differ, or the map is wrong; it is in map.yaml"
+    return Judged(rung=Rung(name="structure", verdict="ABSTAIN", why=why), notes=notes)
+
+
+def _fail(pair: Compared, tensor: str, why: str, notes: tuple[str, ...]) -> Judged:
+    """Return a FAIL of the structure."""
+    finding = Finding(
+        kind="meaning", rung="structure", phase="structure", step=None, tensor=tensor, detail=why
+    )
+    rung = Rung(name="structure", verdict="FAIL", kind="meaning", tensor=tensor, why=why)
+    judged = Judged(rung=rung, findings=(finding,), notes=notes)
+    return accept_or_fail(pair, judged, {"structure", tensor})
+
+
+def _list_notes(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what is to know about the map besides the verdict."""
+    notes = []
+    for group in about["proof"]["interchangeable"]:
+        notes.append(
+            f"no value tells these apart, so the map may exchange them: {', '.join(group)}"
+        )
+    if about["proof"]["changed"]:
+        changed = ", ".join(about["proof"]["changed"])
+        notes.append(f"values, not names, decided what belongs together: {changed}")
+    for side, each in about["left_over"].items():
+        still = [name for name, _, trained in each if not trained]
+        if still:
+            notes.append(f"left as they are in {side}, without a partner: {', '.join(still)}")
+    return tuple(notes)
+
+
+def _judge_settings(pair: Compared, about: Mapping[str, Any]) -> Judged:
+    """List the settings that differ; they are suspects, and the numbers decide."""
+    differing = about["settings"]
+    if not differing:
+        rung = Rung(name="settings", verdict="PASS", by="bits", why="no known setting differs")
+        return Judged(rung=rung)
+    notes = tuple(
+        f"another {setting}: {_show(a)} in torch ({one}) and {_show(b)} in tensorflow ({other})"
+        for one, other, setting, a, b in differing
+    )
+    why = f"{len(differing)} differ; the numbers decide"
+    return Judged(rung=Rung(name="settings", verdict="PASS", by="bits", why=why), notes=notes)
+
+
+def _show(value: Any) -> str:
+    """Return a setting's value as text, decimals without their last digits."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
