@@ -8,7 +8,7 @@ SWEEP ?= latest
 JOBS ?= 2
 PORT ?= 5000
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run sweep compare ui server test test-long test-faults bench docs lint clean
+.PHONY: help setup demo verify run sweep compare ui server test test-long test-faults bench docs lint clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## The article's experiment in both frameworks, compared (ARGS="overrides")
 	$(BIN)/python -m pipeline -m backend=torch,tensorflow experiment=article sweep.rerun=true parity.show=all $(ARGS)
+
+verify: $(STAMP) ## Two models that are not ours, judged (PAIR=port.py ARGS="overrides")
+	$(BIN)/python -m pipeline experiment=verify model.path=$(PAIR) $(ARGS)
 
 run: $(STAMP) ## One tracked run (ARGS="experiment=article_fit seed=1")
 	$(BIN)/python -m pipeline $(ARGS)

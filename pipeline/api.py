@@ -158,11 +158,16 @@ def compare(
     RuntimeError
         If the pair has to be probed, and a framework was started here with other threads.
     """
+    from pipeline.jobs.resolve import allow_code
     from pipeline.stages import compare as stage
     from pipeline.stages.probe import find_evidence, probe_and_save
     from pipeline.stages.run import needs_own_process
 
     settings = parse_config(compose_values(overrides))
+    allow_code(settings)
+    for given in (a, b):
+        if isinstance(given, RunResult):  # which this process was told to run
+            allow_code(parse_recorded(given.record.config))
     parity = settings.parity
     records = _find_record(a, settings.tracking.uri), _find_record(b, settings.tracking.uri)
     asked: dict[str, Any] = {

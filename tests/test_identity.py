@@ -266,5 +266,5 @@ def test_a_recorded_file_of_the_version_before_is_resolved_to_the_same_samples(t
              "backend=numpy", "model=dense")  # fmt: skip
     now = compose_values(words)
     old = {key: value for key, value in now["data"].items() if key not in LATER_FILE}
-    job = resolve_recorded({**now, "data": old})
+    job = resolve_recorded({**now, "data": old}, {})
     assert job.identity == resolve(now).identity

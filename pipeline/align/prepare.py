@@ -147,6 +147,7 @@ def _load(folder: Path, dataset: Dataset | None, *, is_loss_own: bool) -> Prepar
     prepared = Prepared(
         x=from_plain(about["x"]), y=None if about["y"] is None else from_plain(about["y"]),
         sample=sample, places=places, ignored=about["ignored"], brings_loss=is_loss_own,
+        layers=about["layers"],
     )  # fmt: skip
     return PreparedJob(prepared, first, dataset, about, folder)
 

@@ -20,10 +20,12 @@ from pipeline.align import batches, prove
 from pipeline.align.propose import Match, list_candidates, propose
 from pipeline.align.settings import Difference, compare_settings
 from pipeline.config.types import ConfigError
+from pipeline.pairs.arrange import to_neutral
 from pipeline.pairs.own.prepared import Field, Prepared, to_plain
 from pipeline.pairs.own.source import brings_loss, load_batches, load_hints
 from pipeline.pairs.pair import Layout
 from pipeline.pairs.registry import FOREIGN, find_pair
+from pipeline.watching import watched
 
 SIDES = ("torch", "tensorflow")
 WIDE = "float64"
@@ -86,12 +88,13 @@ def make(folder: Path, request: Mapping[str, Any]) -> None:
         folder, request, arrays=arrays, rows=rows_of_batch, samples=samples,
         output=outputs["torch"],
     )  # fmt: skip
+    layers = find_layers(sides, models, proof, samples.rows)
     differences = compare_settings(
         proof.matches, *(sides[name].list_settings(models[name]) for name in SIDES)
     )
     write(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
-        differences=differences,
+        differences=differences, layers=layers,
     )  # fmt: skip
 
 
@@ -154,7 +157,48 @@ def prove_map(
         result: np.ndarray = tensorflow.differentiate(models["tensorflow"], rows, None)[0]
         return result
 
-    return prove.prove(matches, values=values, wanted=wanted, outputs=outputs)
+    proof = prove.prove(matches, values=values, wanted=wanted, outputs=outputs)
+    outputs(prove.carry(proof.matches, values))  # the models are left with what was proved
+    return proof
+
+
+def find_layers(
+    sides: Mapping[str, Any], models: Mapping[str, Any], proof: prove.Proof, rows: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Return by side and neutral name the layers whose results can be compared.
+
+    They belong together by their parameters and return arrays of one shape; where the map is
+    proved, the same values, too: what returns others there is called at another place.
+    """
+    numbered = {name: sides[name].number_layers(models[name]) for name in SIDES}
+    partners = {
+        match.a.layer: match.b.layer
+        for match in proof.matches
+        if match.a.layer in numbered["torch"] and match.b.layer in numbered["tensorflow"]
+    }
+    names = {one: one.removeprefix("module.") for one in partners}
+    layers = {
+        "torch": {names[one]: numbered["torch"][one] for one in partners},
+        "tensorflow": {names[one]: numbered["tensorflow"][two] for one, two in partners.items()},
+    }
+    shown = {}
+    for side in SIDES:
+        with watched() as values, sides[side].watch_layers(models[side], layers[side]):
+            sides[side].differentiate(models[side], rows, None)
+        shown[side] = {
+            name: to_neutral(axes, sides[side].read(value))
+            for name, (value, axes) in values.items()
+        }
+    one, other = shown["torch"], shown["tensorflow"]
+    comparable = [
+        name for name in one
+        if name in other and one[name].shape == other[name].shape
+        and (not proof.holds or prove.measure(one[name], other[name]) <= prove.NEAR)
+    ]  # fmt: skip
+    return {
+        side: {name: each[name] for name in comparable if name in each}
+        for side, each in layers.items()
+    }
 
 
 def read_map(request: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Match] | None:
@@ -243,6 +287,7 @@ def write(
     proof: prove.Proof,
     tensors: Mapping[str, Any],
     differences: Sequence[Difference],
+    layers: Mapping[str, Any],
 ) -> None:
     """Write what was made; ``about.json`` is the last one."""
     matched = {
@@ -270,6 +315,7 @@ def write(
             [m.a.name, m.b.name, m.a.trained]
             for m in proof.matches if m.a.trained != m.b.trained
         ],
+        "layers": layers,
         "settings": [
             [each.a_layer.removeprefix("module."), *each[1:]] for each in differences
         ],

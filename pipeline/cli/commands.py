@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from pipeline.config.types import ConfigError
 from pipeline.naming import name_run
+from pipeline.pairs.registry import FOREIGN
 from pipeline.record.record import RunRecord
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _interrupted(values: Mapping[str, Any]) -> Job:
 
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
-        if key not in ("resume", "terminal") and not key.startswith("tracking"):
+        if key not in ("resume", "terminal") and not key.startswith(_may_name(values)):
             raise ConfigError(
                 key, override.split("=")[-1], "with resume=, the config is that run's"
             )
@@ -86,7 +87,8 @@ def _interrupted(values: Mapping[str, Any]) -> Job:
     about = find_interrupted(run, key="resume")
     tracking = _track_as_before(about["config"]["tracking"], values["tracking"])
     now = {"tracking": tracking, "terminal": values["terminal"]}
-    job = resolve_job({**about["config"], **now})
+    _allow_named(values)
+    job = resolve_job({**about["config"], **now}, recorded=about.get("pair", ""))
     refuse_other(job, about, run=run, key="resume")
     return job
 
@@ -108,11 +110,28 @@ def _track_as_before(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[
     return tracking
 
 
-def resolve_job(values: Mapping[str, Any]) -> Job:
-    """Check a config whole and return what it asks for."""
+def _may_name(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the keys begin that a command about a recorded run may give.
+
+    Those of a pair that is not ours let its code run; the config is the run's all the same.
+    """
+    is_foreign = values["model"].get("name") == FOREIGN
+    return ("tracking", "model") if is_foreign else ("tracking",)
+
+
+def _allow_named(values: Mapping[str, Any]) -> None:
+    """Let this process run the code of the pair that the command names."""
+    from pipeline.config.schema import parse_config
+    from pipeline.jobs.resolve import allow_code
+
+    allow_code(parse_config(values))
+
+
+def resolve_job(values: Mapping[str, Any], *, recorded: str | None = None) -> Job:
+    """Check a config whole and return what it asks for; see `pipeline.jobs.resolve.resolve`."""
     from pipeline.jobs.resolve import resolve
 
-    return resolve(values)
+    return resolve(values, recorded=recorded)
 
 
 def run_job(
@@ -216,7 +235,7 @@ def _score(values: Mapping[str, Any]) -> int:
     """Score a finished run again; everything but the store comes from the run itself."""
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
-        if key not in {"stages", "run", "terminal"} and not key.startswith("tracking"):
+        if key not in {"stages", "run", "terminal"} and not key.startswith(_may_name(values)):
             raise ConfigError(key, override.split("=")[-1], "with run=, the config is that run's")
     if tuple(values["stages"]) != ("evaluate",):
         raise ConfigError("stages", values["stages"], "with run=, must be [evaluate]")
@@ -225,6 +244,7 @@ def _score(values: Mapping[str, Any]) -> int:
     from pipeline.tracking.recover import close_dead_runs
     from pipeline.tracking.store import use_store
 
+    _allow_named(values)
     use_store(values["tracking"]["uri"])
     close_dead_runs(stale=values["tracking"]["stale"])
     record, scores = score_again(values["run"])

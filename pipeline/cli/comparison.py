@@ -46,6 +46,7 @@ class _Recorded:
 def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
     """Probe recorded runs, compare them, or both."""
     from pipeline import terminal
+    from pipeline.jobs.resolve import allow_code
     from pipeline.record.record import found_in
     from pipeline.report.markdown import tell_command
     from pipeline.stages.compare import compare
@@ -57,6 +58,7 @@ def compare_recorded(values: Mapping[str, Any], folder: Path) -> int:
 
     settings = parse_config(values)
     _check_request(settings)
+    allow_code(settings)
     runs, chosen = list(settings.compare.runs), settings.compare.sweep
     if chosen is not None or not all(found_in(Path(run)) for run in runs):
         use_store(settings.tracking.uri)

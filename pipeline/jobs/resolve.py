@@ -25,11 +25,13 @@ from pipeline.jobs.check import (
 )
 from pipeline.jobs.job import Job
 from pipeline.optimizers import Update
-from pipeline.pairs.own.source import digest_code
+from pipeline.pairs.own.source import allow, check_allowed, digest_code
 from pipeline.pairs.registry import FOREIGN, find_pair
 
 
-def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job:
+def resolve(
+    values: Mapping[str, Any], *, dataset: Dataset | None = None, recorded: str | None = None
+) -> Job:
     """Check a composed config whole and return its job; loads no framework, creates nothing.
 
     Parameters
@@ -38,6 +40,9 @@ def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job
         The composed config, as plain containers.
     dataset
         Its samples, where they are made already; None makes them.
+    recorded
+        Of a config that a record holds, the digest of the code of its pair, which is run only if
+        this process was told to; empty of a pair that is ours. None: the config is a command's.
 
     Raises
     ------
@@ -46,6 +51,10 @@ def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job
     """
     settings = check_config(values)
     pair = find_pair(settings.model.name)
+    if pair.is_foreign and recorded is None:
+        allow(settings.model.settings)
+    elif pair.is_foreign:
+        check_allowed(settings.model.settings, str(recorded))
     is_own = pair.is_foreign and settings.data.name == FOREIGN
     if dataset is None and not is_own:
         dataset = make_dataset(settings)
@@ -94,6 +103,13 @@ def resolve(values: Mapping[str, Any], *, dataset: Dataset | None = None) -> Job
         given={} if prepared is None else {"prepared": prepared.prepared},
         about_pair={} if prepared is None else prepared.about,
     )
+
+
+def allow_code(settings: Config) -> None:
+    """Let this process run the code of the pair that a command's config names."""
+    if find_pair(settings.model.name).is_foreign:
+        find_pair(settings.model.name).spec.check(settings.model.settings)
+        allow(settings.model.settings)
 
 
 def draw_first_values(
@@ -169,6 +185,14 @@ def make_masks(settings: Config, *, inputs: tuple[int, ...], outputs: int) -> Ma
     return masks
 
 
-def resolve_recorded(values: Mapping[str, Any]) -> Job:
-    """Return the job of a recorded config, also of one that the version before wrote."""
-    return resolve(complete_recorded(values))
+def resolve_recorded(values: Mapping[str, Any], environment: Mapping[str, str]) -> Job:
+    """Return the job of a recorded config, also of one that the version before wrote.
+
+    Parameters
+    ----------
+    values
+        The config.
+    environment
+        What else the record says of its job.
+    """
+    return resolve(complete_recorded(values), recorded=environment.get("pair", ""))

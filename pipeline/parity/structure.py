@@ -47,14 +47,14 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         return _fail(pair, name, why, notes)
     proof = about["proof"]
     if proof["holds"]:
-        why = "each parameter has one partner; the map is proved with random weights"
+        why = "each parameter has one partner, as random weights prove"
         rung = Rung(name="structure", verdict="PASS", by="bits", why=why)
         return Judged(rung=rung, notes=notes)
     apart = "not finite or of other shapes" if proof["apart"] is None else f"{proof['apart']:.2g}"
     why = f"with random weights the outputs are {apart} of their size apart"
     if forward == "PASS":  # the map is right there: nothing else would agree
         return _fail(pair, "output", f"{why}: the models compute other functions", notes)
-    why += ": the models differ, or the map is wrong; it is in map.yaml"
+    why += ", so the models differ or the map (map.yaml) is wrong"
     return Judged(rung=Rung(name="structure", verdict="ABSTAIN", why=why), notes=notes)
 
 
@@ -95,7 +95,7 @@ def _judge_settings(pair: Compared, about: Mapping[str, Any]) -> Judged:
         f"another {setting}: {_show(a)} in torch ({one}) and {_show(b)} in tensorflow ({other})"
         for one, other, setting, a, b in differing
     )
-    why = f"{len(differing)} differ; the numbers decide"
+    why = f"{len(differing)} differ, and the numbers decide"
     return Judged(rung=Rung(name="settings", verdict="PASS", by="bits", why=why), notes=notes)
 
 

@@ -49,7 +49,7 @@ class ProbedSide:
     ) -> None:
         self.record, self.scratch = record, scratch
         self._configured = {} if configured is None else configured
-        self.job: Job = resolve_recorded(record.config)
+        self.job: Job = resolve_recorded(record.config, record.about.get("environment", {}))
         if self.job.dataset.digest != record.about["data"]["digest"]:
             run = record.about.get("run", "?")
             raise ConfigError("compare.runs", run, "its data can no longer be made")

@@ -32,6 +32,7 @@ from pipeline.report.page import render_page
 from pipeline.report.sentences import tell_leftovers, tell_pair_verdicts
 from pipeline.report.tables import Table, summarise_pair
 from pipeline.stages.coarse import list_coarse
+from pipeline.stages.verdict import write_verdict
 
 Pair = tuple[RunRecord, RunRecord]
 
@@ -217,6 +218,8 @@ def compare(
     )  # fmt: skip
     verdicts = json.dumps(result.to_dict(), indent=1, allow_nan=False)
     storage.write_atomic(folder / "parity.json", lambda file: file.write(verdicts.encode()))
+    if len(pairs) == 1 and "pair" in pairs[0][0].about:
+        write_verdict(result, folder / "verdict.json")
     return result
 
 

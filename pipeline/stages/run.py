@@ -117,6 +117,7 @@ def run(
         begun(tracked.id)
         checkpoints.about = {
             "run": tracked.id, "folder": str(folder.absolute()), "config": record.config,
+            "pair": job.environment.get("pair", ""),
         }  # fmt: skip
         _log_inputs(job, tracked, shown=record.config)
         with account(record, tracked, job=job, folder=folder):
@@ -327,7 +328,7 @@ def score_again(run_id: str) -> tuple[RunRecord, dict[str, float]]:
     """Score a finished run on its own test samples again, from its record, and log the scores."""
     folder = find_record(run_id, key="run")
     record = load_record(folder, key="run")
-    job = resolve_recorded(record.config)
+    job = resolve_recorded(record.config, record.about.get("environment", {}))
     if job.identity.data != record.about["data"]["digest"]:
         raise ConfigError("run", run_id, "its data can no longer be made: the digest differs")
     backend = backends.load(job.settings.backend.name)

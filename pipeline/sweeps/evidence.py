@@ -18,9 +18,11 @@ def make_evidence(settings: Any, records: Sequence[RunRecord], *, budget: float)
 
     What it measures is said with the names that tell these runs from each other.
     """
+    from pipeline.jobs.resolve import allow_code
     from pipeline.stages.probe import find_evidence, probe_and_save
     from pipeline.stages.run import needs_own_process
 
+    allow_code(settings)
     remaining = budget
     named = dict(zip(map(id, records), name_runs(records), strict=True))
 

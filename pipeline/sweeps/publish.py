@@ -42,9 +42,11 @@ def publish_comparison(
     from pipeline.tracking.views import list_linked
 
     _tag_runs(result)
-    parent.log_folder(result.folder / "plots", "plots")
-    for name in ("report.html", "parity.json"):
-        parent.log_file(result.folder / name)
+    if (result.folder / "plots").is_dir():
+        parent.log_folder(result.folder / "plots", "plots")
+    for name in ("report.html", "parity.json", "verdict.json"):
+        if (result.folder / name).is_file():
+            parent.log_file(result.folder / name)
     tables = {
         "runs": summarise_runs(result.records),
         "leaderboard": result.board,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from pipeline.backends.base import Arrays, Settings, Tensor
 from pipeline.backends.tensorflow.tensors import to_tensors
 from pipeline.backends.tensorflow.variables import handle_of
+from pipeline.watching import seen
 
 
 def list_tensors(model: Any) -> list[Tensor]:
@@ -97,6 +99,12 @@ def find_class(layer: Any) -> str:
     return next((name for name in names if name not in plain), type(layer).__name__)
 
 
+def read(tensor: Any) -> np.ndarray:
+    """Return a tensor as an array."""
+    array: np.ndarray = tensor.numpy()
+    return array
+
+
 def read_tensors(model: Any) -> Arrays:
     """Return the values of a model's floating variables by path."""
     return {path: tf.convert_to_tensor(v).numpy() for path, v in find_tensors(model).items()}
@@ -177,3 +185,58 @@ def name_layer(layer: Any) -> str:
     """Return what a layer is called in the model."""
     name: str = getattr(layer, "path", None) or layer.name
     return name
+
+
+@contextlib.contextmanager
+def watch_layers(model: Any, layers: Mapping[str, int]) -> Iterator[None]:
+    """Show what some layers return, by neutral name; their results have channels last.
+
+    Parameters
+    ----------
+    layers
+        Which of the model's layers they are, by neutral name. A layer that is called again has a
+        number.
+    """
+    if not layers:
+        yield
+        return
+    numbered = [*walk_layers(model.module)]
+    names = {id(numbered[number]): name for name, number in layers.items()}
+    calls: dict[str, int] = {}
+
+    def watch(kind: type) -> Callable[..., Any]:
+        call = kind.__call__
+
+        def watched_call(self: Any, *arguments: Any, **named: Any) -> Any:
+            result = call(self, *arguments, **named)
+            name = names.get(id(self))
+            if name is not None and tf.is_tensor(result):
+                calls[name] = calls.get(name, 0) + 1
+                seen(name if calls[name] == 1 else f"{name}#{calls[name]}", result)
+            return result
+
+        kind.__call__ = watched_call  # type: ignore[method-assign]
+        return call
+
+    kinds = {base for layer in numbered for base in type(layer).__mro__ if "__call__" in vars(base)
+             and base.__name__ == "Layer"}  # fmt: skip
+    before = {kind: watch(kind) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, call in before.items():
+            kind.__call__ = call  # type: ignore[method-assign]
+
+
+def number_layers(model: Any) -> dict[str, int]:
+    """Return by name which of a model's layers are compared: those that return no activation.
+
+    One with an activation inside returns another thing than its twin, which has it beside.
+    """
+    numbered = {}
+    for number, layer in enumerate(walk_layers(model.module)):
+        activation = getattr(layer, "activation", None)
+        is_plain = activation is None or getattr(activation, "__name__", "") == "linear"
+        if is_plain and hasattr(layer, "weights"):
+            numbered[name_layer(layer)] = number
+    return numbered

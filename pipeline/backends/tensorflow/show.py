@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.backends.base import (
     Arrays,
     Observed,
 )
+from pipeline.backends.tensorflow import edit
 from pipeline.backends.tensorflow.tensors import (
     to_array,
     to_tensor,
@@ -29,7 +31,7 @@ def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
 def layers(model: keras.Model, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arrays:
     """Return what the twin shows of one batch in training mode, and its ``output``."""
     like = model.variables[0]
-    with watched() as watched_values:
+    with watched() as watched_values, edit.watch_layers(model, find_shown(model)):
         output = model(
             to_tensor(x, like), *(to_tensor(mask, like) for mask in masks), training=True
         )
@@ -37,6 +39,12 @@ def layers(model: keras.Model, x: np.ndarray, masks: Sequence[np.ndarray]) -> Ar
         name: to_neutral(axes, value.numpy())
         for name, (value, axes) in (watched_values | {"output": (output, None)}).items()
     }
+
+
+def find_shown(model: Any) -> Mapping[str, Any]:
+    """Return the layers that a model which is not ours shows; a twin of ours shows its own."""
+    prepared = getattr(model, "prepared", None)
+    return {} if prepared is None else prepared.layers.get("tensorflow", {})
 
 
 def scale(x: tf.Tensor, factors_of: Callable[[np.ndarray], np.ndarray]) -> tf.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import nn
 
 from pipeline.backends.base import Arrays, Settings, Tensor
 from pipeline.backends.torch.tensors import to_tensor
+from pipeline.watching import seen
 
 
 def list_tensors(model: nn.Module) -> list[Tensor]:
@@ -51,6 +54,12 @@ def find_class(layer: nn.Module) -> str:
     plain = {"Module", "Sequential", "ModuleList", "ModuleDict"}
     names = (kind.__name__ for kind in kinds if kind.__name__ not in plain)
     return next(names, type(layer).__name__)
+
+
+def read(tensor: Any) -> np.ndarray:
+    """Return a tensor as an array."""
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
 
 
 def read_tensors(model: nn.Module) -> Arrays:
@@ -123,3 +132,45 @@ def read_settings(layer: nn.Module) -> dict[str, Any]:
     if isinstance(layer, nn.RNNBase):
         return {"bias": layer.bias, "bidirectional": layer.bidirectional}
     return {}
+
+
+@contextlib.contextmanager
+def watch_layers(model: nn.Module, layers: Mapping[str, str]) -> Iterator[None]:
+    """Show what some layers return, by neutral name and with channels last.
+
+    Parameters
+    ----------
+    layers
+        Their paths in the model by neutral name. A layer that is called again has a number.
+    """
+    calls: dict[str, int] = {}
+    hooks = [
+        model.get_submodule(path).register_forward_hook(partial(_show, name, calls))
+        for name, path in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _show(name: str, calls: dict[str, int], layer: nn.Module, given: Any, result: Any) -> None:
+    """Show the result of one call of a layer."""
+    calls[name] = calls.get(name, 0) + 1
+    if isinstance(result, torch.Tensor):
+        called = name if calls[name] == 1 else f"{name}#{calls[name]}"
+        seen(called, result, find_axes(layer, result))
+
+
+def find_axes(layer: nn.Module, result: torch.Tensor) -> tuple[int, ...] | None:
+    """Return how channels-last axes stand in what a layer returns; None where they are last."""
+    first = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+    if isinstance(layer, first) and result.ndim > 2:
+        return (0, result.ndim - 1, *range(1, result.ndim - 1))
+    return None
+
+
+def number_layers(model: nn.Module) -> dict[str, str]:
+    """Return by name the paths of a model's layers that are compared: all of them."""
+    return {path: path for path, _ in model.named_modules()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from pipeline.backends.base import (
     Arrays,
     Observed,
 )
+from pipeline.backends.torch import edit
 from pipeline.backends.torch.tensors import to_array, to_tensor
 from pipeline.pairs.arrange import to_neutral
 from pipeline.watching import watched
@@ -33,12 +35,18 @@ def layers(model: nn.Module, x: np.ndarray, masks: Sequence[np.ndarray]) -> Arra
     """Return what the twin shows of one batch in training mode, and its ``output``."""
     like = next(model.parameters())
     model.train()
-    with torch.no_grad(), watched() as watched_values:
+    with torch.no_grad(), watched() as watched_values, edit.watch_layers(model, find_shown(model)):
         output = model(to_tensor(x, like), *(to_tensor(mask, like) for mask in masks))
     return {
         name: to_neutral(axes, value.cpu().numpy())
         for name, (value, axes) in (watched_values | {"output": (output, None)}).items()
     }
+
+
+def find_shown(model: Any) -> Mapping[str, Any]:
+    """Return the layers that a model which is not ours shows; a twin of ours shows its own."""
+    prepared = getattr(model, "prepared", None)
+    return {} if prepared is None else prepared.layers.get("torch", {})
 
 
 def scale(x: torch.Tensor, factors_of: Callable[[np.ndarray], np.ndarray]) -> torch.Tensor:

@@ -51,6 +51,9 @@ class Prepared:
         By side, the paths of floating tensors that have no partner and are left as they are.
     brings_loss
         Whether the pair's own loss is the one that is trained with.
+    layers
+        By side and neutral name, the layers whose results are compared: a module's path in PyTorch,
+        and in TensorFlow which of all layers it is.
     """
 
     x: Sequence[Field] = ()
@@ -59,6 +62,7 @@ class Prepared:
     places: Mapping[str, Mapping[str, Place]] = dataclasses.field(default_factory=dict)
     ignored: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     brings_loss: bool = False
+    layers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def pack(batch: Mapping[str, np.ndarray], fields: Sequence[Field]) -> np.ndarray:

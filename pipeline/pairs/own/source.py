@@ -22,6 +22,8 @@ from pipeline.config.types import ConfigError
 
 SIDES = ("torch", "tensorflow")
 
+_allowed: set[tuple[str, ...]] = set()  # files of pairs that this process was told to run
+
 
 class Located(NamedTuple):
     """Where one side's factory is: the key and the value that name it, its file and its name."""
@@ -157,6 +159,37 @@ def list_modules(folder: Path) -> list[Path]:
         if (part / "__init__.py").is_file():
             files += list_modules(part)
     return files
+
+
+def allow(settings: Mapping[str, Any]) -> None:
+    """Let this process run the code of a pair, because its command names it."""
+    _allowed.add(_list_sources(settings))
+
+
+def check_allowed(settings: Mapping[str, Any], digest: str) -> None:
+    """Refuse to run code that a record names, unless the command names it, too, and it is the same.
+
+    Parameters
+    ----------
+    settings
+        The settings of the recorded model.
+    digest
+        Of the code that was recorded, as `digest_code` returned it.
+    """
+    path = settings["path"]
+    key = "model.path" if path is not None else "model.torch"
+    value = path if path is not None else settings["torch"]
+    if _list_sources(settings) not in _allowed:
+        named = f"{key}={value}" if path is not None else "model.torch=... model.tensorflow=..."
+        reason = f"a record names this code; it is run only by a command with model=own {named}"
+        raise ConfigError(key, value, reason)
+    if digest_code(settings) != digest:
+        raise ConfigError(key, value, "is not the code that was run; train the pair again")
+
+
+def _list_sources(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files and factories of a pair."""
+    return tuple(f"{each.file}:{each.factory}" for each in find_files(settings).values())
 
 
 def load_functions(settings: Mapping[str, Any], side: str) -> Functions:
