@@ -87,7 +87,7 @@ def propose(
             if candidate is None or not _allowed(a, b, same):
                 continue
             order = abs(ranks[0][i] - ranks[1][j])
-            costs[i, j] = candidate.cost + _unlike(a, b) + 2 * order
+            costs[i, j] = candidate.cost + 3 * _unlike(a, b) + order
     rows, columns = linear_sum_assignment(costs)
     return [
         Match(left[i], right[j], next(iter(list_candidates(left[i], right[j]))).axes)
@@ -211,9 +211,23 @@ def split_name(path: str) -> list[str]:
 
 def _unlike(a: Tensor, b: Tensor) -> float:
     """Return how little two tensors' names are alike, 0 to 2: their part, and their path."""
-    one, other = set(split_name(a.name)), set(split_name(b.name))
+    one, other = _tokens(a.name), _tokens(b.name)
     shared = len(one & other) / max(1, len(one | other))
     return (1 - shared) + float(_part_of(a) != _part_of(b))
+
+
+def _tokens(name: str) -> set[str]:
+    """Return the words of a name, and each number together with the word before it.
+
+    A number alone says nothing: the third of a sequence is no ``dense_2``.
+    """
+    words = split_name(name)
+    numbered = {
+        f"{word}{after}"
+        for word, after in zip(words, words[1:], strict=False)
+        if after.isdigit() and not word.isdigit()
+    }
+    return {word for word in words if not word.isdigit()} | numbered
 
 
 def _allowed(a: Tensor, b: Tensor, same: Mapping[str, str]) -> bool:

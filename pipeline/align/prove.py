@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.align.propose import Match, list_candidates
+from pipeline.align.propose import Match, family_of, list_candidates
 from pipeline.backends.base import Tensor
 from pipeline.pairs.arrange import Variable, to_framework, to_neutral
 
@@ -148,9 +148,37 @@ def _neighbours(matches: Sequence[Match]) -> list[list[Match]]:
         for candidate in list_candidates(match.a, match.b):
             if candidate.axes != match.axes:
                 maps.append([*matches[:i], match._replace(axes=candidate.axes), *matches[i + 1 :]])
-    for i, j in _exchangeable(matches):
-        maps.append(_exchange(matches, i, j))
+    maps += [_exchange(matches, i, j) for i, j in _exchangeable(matches)]
+    maps += [_exchange_layers(matches, one, other) for one, other in _like_layers(matches)]
     return maps
+
+
+def _like_layers(matches: Sequence[Match]) -> list[tuple[str, str]]:
+    """Return pairs of the second model's layers that hold tensors of the same shapes."""
+    held: dict[str, list[tuple[int, ...]]] = {}
+    for match in matches:
+        held.setdefault(match.b.layer, []).append(match.b.shape)
+    several = [layer for layer, shapes in held.items() if len(shapes) > 1]
+    return [
+        (one, other) for i, one in enumerate(several) for other in several[i + 1 :]
+        if sorted(held[one]) == sorted(held[other])
+    ]  # fmt: skip
+
+
+def _exchange_layers(matches: Sequence[Match], one: str, other: str) -> list[Match]:
+    """Return a map in which two layers of the second model have changed places whole."""
+    held = {
+        layer: {(m.b.attribute, m.b.shape): m for m in matches if m.b.layer == layer}
+        for layer in (one, other)
+    }
+    instead = {one: other, other: one}
+    exchanged = []
+    for match in matches:
+        partner = held.get(instead.get(match.b.layer, ""), {}).get(
+            (match.b.attribute, match.b.shape)
+        )
+        exchanged.append(match if partner is None else Match(match.a, partner.b, partner.axes))
+    return exchanged
 
 
 _TOGETHER = 4  # tensors whose places are tried in every order at once
@@ -159,7 +187,10 @@ _TOGETHER = 4  # tensors whose places are tried in every order at once
 def _joint_changes(matches: Sequence[Match]) -> Iterator[list[Match]]:
     """Yield the maps in which a few tensors that can change places do so at once, held any way."""
     groups: list[set[int]] = []
-    for pair in map(set, _exchangeable(matches)):
+    for i, j in _exchangeable(matches):
+        if _families(matches[i]) != _families(matches[j]):
+            continue
+        pair = {i, j}
         joined = [group for group in groups if group & pair]
         groups = [group for group in groups if not group & pair] + [pair.union(*joined)]
     for group in groups:
@@ -177,6 +208,11 @@ def _joint_changes(matches: Sequence[Match]) -> Iterator[list[Match]]:
                 for i, b, way in zip(numbers, partners, axes, strict=True):
                     other[i] = Match(matches[i].a, b, way)
                 yield other
+
+
+def _families(match: Match) -> tuple[str, str]:
+    """Return what the layers of both tensors do."""
+    return family_of(match.a), family_of(match.b)
 
 
 def _exchangeable(matches: Sequence[Match]) -> list[tuple[int, int]]:

@@ -240,7 +240,7 @@ def write_samples(
         return ""
     has_loss = brings_loss(request["model"], request["loss"])
     held: dict[str, np.ndarray] = {}
-    facts: dict[str, Any] = {"batch": rows}
+    facts: dict[str, Any] = {"batch": rows, "scored": not (has_loss or samples.y is None)}
     for split, each in arrays.items():
         held[f"x_{split}"] = batches.to_rows(each, samples.x, name="x")
         count = len(held[f"x_{split}"])

@@ -12,10 +12,13 @@ def evaluate(
 ) -> dict[str, float]:
     """Score `model` on the test samples, put predictions and scores into `record`, return them.
 
-    The targets stay in float64: the prediction's rounding counts, the target's does not.
+    The targets stay in float64: the prediction's rounding counts, the target's does not. Of data
+    without a target, or whose loss is a pair's own, there are predictions and no scores.
     """
     prediction = backend.predict(model, dataset.arrays["x_test"])
-    numbers = metrics.scores(prediction, dataset.arrays["y_test"], classes=dataset.classes)
+    numbers = {}
+    if dataset.facts.get("scored", True):
+        numbers = metrics.scores(prediction, dataset.arrays["y_test"], classes=dataset.classes)
     record.arrays["prediction"] = prediction
     record.about["scores"] = numbers
     return numbers

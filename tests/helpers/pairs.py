@@ -16,6 +16,7 @@ from pipeline.record.record import RunRecord
 from pipeline.record.trace import NonFiniteLossError
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.probe import judge_probed, probe_pair
+from pipeline.stages.run import describe_pair
 from pipeline.stages.train import train
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -47,13 +48,14 @@ def recorded(*overrides, twin=None, first=None, rates=None, samples=None, into=N
     settings, backend = job.settings, backends.load(job.settings.backend.name)
     twin = twin or job.twin()
     device = job.configure(backend)
-    start = job.first if settings.model.init == "shared" else None
+    start = job.first if settings.model.init != "framework" else None
     build = functools.partial(job.build, backend, values=start, device=device, twin=twin)
     model = build()
     record = into or RunRecord(about={})
     record.about |= {
         "config": job.values, "status": "FINISHED", "scores": {}, "device": device,
-        "environment": dict(job.environment),
+        "environment": dict(job.environment), "versions": backend.versions(),
+        **describe_pair(job.about_pair),
         "data": {"digest": job.dataset.digest, "name": job.dataset.name, "facts": job.dataset.facts},
         "updates_per_epoch": -(-job.batches.count // job.batches.group),
     }  # fmt: skip

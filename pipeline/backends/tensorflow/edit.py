@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -27,7 +27,7 @@ def list_tensors(model: Any) -> list[Tensor]:
         for attribute, reference in find_variables_of(layer)
     }
     listed = []
-    names = name_variables(model.tensors)
+    names, called = name_variables(model), name_layers(model.module)
     for path, variable in find_tensors(model).items():
         layer, attribute = owners.get(handle_of(variable).ref(), (None, ""))
         name = names[path]
@@ -39,7 +39,7 @@ def list_tensors(model: Any) -> list[Tensor]:
                 shape=tuple(variable.shape),
                 trained=bool(variable.trainable),
                 is_buffer=not variable.trainable,
-                layer=parent if layer is None else name_layer(layer),
+                layer=parent if layer is None else called[id(layer)],
                 owner="" if layer is None else find_class(layer),
                 attribute=attribute.removeprefix("_") or last,
                 groups=int(getattr(layer, "groups", 1) or 1),
@@ -49,14 +49,54 @@ def list_tensors(model: Any) -> list[Tensor]:
 
 
 def walk_layers(module: Any) -> Iterator[Any]:
-    """Yield a model and all layers and modules inside it, the inner ones last."""
+    """Yield a model and all layers and modules inside it, each once, the inner ones last."""
     if hasattr(module, "_flatten_layers"):
         yield from module._flatten_layers()
         return
-    yield module
-    if isinstance(module, tf.Module):
-        for inner in module.submodules:
-            yield from walk_layers(inner) if isinstance(inner, keras.Layer) else [inner]
+    seen_modules, waiting = {id(module)}, [module]
+    while waiting:
+        yield waiting[0]
+        for _, inner in list_children(waiting.pop(0)):
+            if id(inner) not in seen_modules:
+                seen_modules.add(id(inner))
+                waiting.append(inner)
+
+
+def name_layers(module: Any) -> dict[int, str]:
+    """Return what each layer of a model is called, by its identity: the attributes that lead there.
+
+    The model itself has an empty name. A layer of a graph of layers has the name that Keras gave
+    it, and what no attribute leads to as well.
+    """
+    called: dict[int, str] = {id(module): ""}
+    waiting = [(module, "")]
+    while waiting:
+        parent, path = waiting.pop(0)
+        for name, layer in list_children(parent):
+            if id(layer) not in called:
+                called[id(layer)] = f"{path}/{name}".removeprefix("/")
+                waiting.append((layer, called[id(layer)]))
+    for layer in walk_layers(module):
+        called.setdefault(id(layer), str(getattr(layer, "path", None) or layer.name))
+    return called
+
+
+def list_children(parent: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the layers that a layer or module holds in attributes, or as a graph, with names."""
+    if type(parent).__name__ in ("Sequential", "Functional"):
+        yield from ((layer.name, layer) for layer in parent.layers)
+        return
+    for attribute, value in vars(parent).items():
+        if attribute.startswith("_"):
+            continue
+        items = {"": value}
+        if isinstance(value, list | tuple):
+            items = {f".{i}": each for i, each in enumerate(value)}
+        elif isinstance(value, dict):
+            items = {f".{key}": each for key, each in value.items()}
+        for suffix, each in items.items():
+            if isinstance(each, keras.Layer | tf.Module):
+                yield f"{attribute}{suffix}", each
 
 
 def find_variables_of(layer: Any) -> Iterator[tuple[str, Any]]:
@@ -72,14 +112,22 @@ def find_tensors(model: Any) -> dict[str, Any]:
     return {f"tensors.{i}": v for i, v in numbered if tf.as_dtype(v.dtype).is_floating}
 
 
-def name_variables(variables: Sequence[Any]) -> dict[str, str]:
+def name_variables(model: Any) -> dict[str, str]:
     """Return by path a name for each variable that is its alone.
 
-    Keras counts the layers of a process in their names, so a name is no path.
+    By the attributes that lead to its layer; else by Keras's name, which is no path, because Keras
+    counts the layers of a process in it.
     """
+    called = name_layers(model.module)
+    by_layer = {
+        reference: f"{called[id(layer)]}/{attribute.removeprefix('_')}".removeprefix("/")
+        for layer in walk_layers(model.module)
+        for attribute, reference in find_variables_of(layer)
+    }
     names: dict[str, str] = {}
-    for i, variable in enumerate(variables):
+    for i, variable in enumerate(model.tensors):
         base = getattr(variable, "path", None) or variable.name.partition(":")[0]
+        base = by_layer.get(handle_of(variable).ref(), base)
         name, number = base, 1
         while name in names.values():
             number += 1
@@ -140,11 +188,11 @@ def differentiate(model: Any, x: np.ndarray, weights: np.ndarray | None) -> tupl
 
 def list_settings(model: Any) -> dict[str, Settings]:
     """Return by layer what can be read of its settings, in the meaning of both frameworks."""
-    listed = {}
+    listed, called = {}, name_layers(model.module)
     for layer in walk_layers(model.module):
         settings = read_settings(layer)
         if settings:
-            listed[name_layer(layer)] = Settings(find_class(layer), settings)
+            listed[called[id(layer)]] = Settings(find_class(layer), settings)
     return listed
 
 
@@ -179,12 +227,6 @@ def read_settings(layer: Any) -> dict[str, Any]:
     if kind in ("LSTM", "GRU", "SimpleRNN"):
         return {"bias": layer.use_bias, "bidirectional": False}
     return {}
-
-
-def name_layer(layer: Any) -> str:
-    """Return what a layer is called in the model."""
-    name: str = getattr(layer, "path", None) or layer.name
-    return name
 
 
 @contextlib.contextmanager
@@ -229,14 +271,14 @@ def watch_layers(model: Any, layers: Mapping[str, int]) -> Iterator[None]:
 
 
 def number_layers(model: Any) -> dict[str, int]:
-    """Return by name which of a model's layers are compared: those that return no activation.
+    """Return by name which layers inside a model are compared: those that return no activation.
 
     One with an activation inside returns another thing than its twin, which has it beside.
     """
-    numbered = {}
+    numbered, called = {}, name_layers(model.module)
     for number, layer in enumerate(walk_layers(model.module)):
         activation = getattr(layer, "activation", None)
         is_plain = activation is None or getattr(activation, "__name__", "") == "linear"
-        if is_plain and hasattr(layer, "weights"):
-            numbered[name_layer(layer)] = number
+        if number and is_plain and hasattr(layer, "weights"):
+            numbered[called[id(layer)]] = number
     return numbered

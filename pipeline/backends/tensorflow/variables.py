@@ -28,15 +28,16 @@ def find_variables(model: keras.Model, twin: Side) -> dict[str, Variable]:
         for variable, name in zip(floating, names, strict=True)
     }
     tensors = {}
-    for place in places.values():
-        variable = follow_path(model, place.path)
+    ignored = twin.ignored(model)
+    for path in (*(place.path for place in places.values()), *ignored):
+        variable = follow_path(model, path)
         is_variable = isinstance(variable, keras.Variable | tf.Variable)
         reference = handle_of(variable).ref() if is_variable else None
         if reference in paths:
-            tensors[place.path] = variable
-            paths[reference] = place.path
+            tensors[path] = variable
+            paths[reference] = path
     learnable = {paths[handle_of(v).ref()] for v in floating if v.trainable}
-    check_places(places, paths=paths.values(), learnable=learnable, ignored=twin.ignored(model))
+    check_places(places, paths=paths.values(), learnable=learnable, ignored=ignored)
     return {
         name: Variable(tensors[place.path], place.axes, place.role == "trained")
         for name, place in places.items()

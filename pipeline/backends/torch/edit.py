@@ -172,5 +172,5 @@ def find_axes(layer: nn.Module, result: torch.Tensor) -> tuple[int, ...] | None:
 
 
 def number_layers(model: nn.Module) -> dict[str, str]:
-    """Return by name the paths of a model's layers that are compared: all of them."""
-    return {path: path for path, _ in model.named_modules()}
+    """Return by name the paths of a model's layers that are compared: all inside it."""
+    return {path: path for path, _ in model.named_modules() if path not in ("", "module")}

@@ -1,0 +1,226 @@
+"""Pairs that are not ours: right ones pass, faults are named at their rung and module."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pairs
+import pytest
+from tiers import tiered
+
+from pipeline.align import prepare, worker
+from pipeline.config.types import ConfigError
+from pipeline.pairs.own.source import digest_code
+from pipeline.stages.compare import compare
+from pipeline.stages.probe import probe_pair
+
+HERE = Path(__file__).parent / "own"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here(tmp_path_factory):
+    """Work in a folder of the module's own, and map pairs in this process, which has both."""
+    before, make = Path.cwd(), prepare.subprocess.run
+
+    class Ended:
+        returncode, stderr = 0, ""
+
+    def run(command, **options):
+        assert command[1:3] == ["-m", "pipeline.align.worker"]
+        worker.main(Path(command[3]))
+        return Ended
+
+    os.chdir(tmp_path_factory.mktemp("own"))
+    prepare.subprocess.run = run
+    yield
+    prepare.subprocess.run = make
+    os.chdir(before)
+
+
+@cache
+def verified(file, *overrides, steps=3):
+    given = ("experiment=verify", f"model.path={HERE / file}", f"data.batches={steps}", *overrides)
+    sides = [pairs.recorded(*given, f"backend={side}") for side in ("torch", "tensorflow")]
+    return sides, pairs.ladder(*sides)
+
+
+def rung_verdicts(ladder):
+    return {rung.name: rung.verdict for rung in ladder.rungs}
+
+
+@pytest.mark.parametrize("file", ["images.py", "tokens.py", "adversary.py"])
+def test_a_right_pair_passes(file):
+    _, ladder = verified(file)
+    assert set(rung_verdicts(ladder).values()) == {"PASS"}, ladder.sentence()
+    assert [rung.name for rung in ladder.rungs][:3] == ["structure", "settings", "data"]
+
+
+FAULTS = {
+    ("images.py", "padding"): ("forward", "conv2"),
+    ("images.py", "flatten"): ("forward", "fc"),
+    ("images.py", "epsilon"): ("forward", "bn1"),
+    ("images.py", "momentum"): ("update", "bn1.running_mean"),
+    ("images.py", "unbiased"): ("update", "bn1.running_var"),
+    ("tokens.py", "epsilon"): ("forward", "norm"),
+    ("tokens.py", "gelu"): ("forward", "head"),
+    ("tokens.py", "softmax"): ("forward", "output"),
+    ("tokens.py", "summed"): ("loss", "loss"),
+    ("adversary.py", "transposed"): ("structure", ""),
+    ("adversary.py", "extra"): ("structure", "extra"),
+    ("adversary.py", "untracked"): ("structure", ""),
+    ("adversary.py", "frozen"): ("structure", "w"),
+}
+
+
+SHORT = {"padding", "unbiased", "summed", "extra", "untracked"}
+
+
+@pytest.mark.parametrize(("file", "fault"), tiered(FAULTS, short=lambda i, case: case[1] in SHORT))
+def test_a_fault_is_named_at_its_rung_and_module(file, fault):
+    rung, tensor = FAULTS[file, fault]
+    _, ladder = verified(file, f"+model.settings.torch.fault={fault}")
+    if fault == "transposed":  # a map that reads w transposed makes the pair right again
+        assert ladder.verdict == "PASS"
+        return
+    assert ladder.verdict == "FAIL"
+    assert ladder.finding.rung == rung, ladder.sentence()
+    assert tensor in ladder.finding.tensor
+
+
+def test_settings_that_differ_are_suspects_with_their_place():
+    (a, _), ladder = verified("images.py", "+model.settings.torch.fault=epsilon")
+    (differs,) = [each for each in a.about["pair"]["settings"] if each[2] == "epsilon"]
+    assert differs[0] == "bn1"
+    assert differs[3:] == [1e-5, 1e-3]
+    assert any("another epsilon: 1e-05 in torch (bn1) and 0.001" in note for note in ladder.notes)
+
+
+def test_a_momentum_is_translated_before_it_is_compared():
+    (a, _), _ = verified("images.py")
+    assert not [each for each in a.about["pair"]["settings"] if each[2] == "decay"]
+    (a, _), _ = verified("images.py", "+model.settings.torch.fault=momentum")
+    (differs,) = [each for each in a.about["pair"]["settings"] if each[2] == "decay"]
+    assert differs[3:] == [pytest.approx(0.1), 0.9]
+
+
+def test_values_decide_where_names_and_shapes_do_not():
+    (a, _), _ = verified("adversary.py")
+    proof = a.about["pair"]["proof"]
+    assert proof["holds"]
+    assert set(proof["changed"]) == {"w", "v"}
+    assert not proof["interchangeable"]
+
+
+def test_the_start_can_be_either_sides_own():
+    (a, b), ladder = verified("tokens.py", "model.init=tensorflow", steps=2)
+    assert ladder.verdict == "PASS"
+    for name, value in a.named("first").items():
+        assert np.array_equal(value, b.named("first")[name])
+    (other, _), _ = verified("tokens.py")
+    assert not np.array_equal(a.named("first")["head.weight"], other.named("first")["head.weight"])
+
+
+def test_integers_stay_integers_and_floats_have_the_precision_of_the_run(tmp_path):
+    file = tmp_path / "kinds.py"
+    file.write_text(
+        "import numpy as np\n"
+        "seen = []\n"
+        "def torch_model():\n"
+        "    import torch\n"
+        "    class Net(torch.nn.Module):\n"
+        "        def __init__(self):\n"
+        "            super().__init__()\n"
+        "            self.fc = torch.nn.Linear(3, 2)\n"
+        "        def forward(self, ids, x, mask):\n"
+        "            assert (ids.dtype, mask.dtype) == (torch.int64, torch.bool)\n"
+        "            assert x.dtype == self.fc.weight.dtype\n"
+        "            return self.fc(x) * mask[:, None] + ids[:, None]\n"
+        "    return Net()\n"
+        "def tensorflow_model():\n"
+        "    import keras, tensorflow as tf\n"
+        "    class Net(keras.Model):\n"
+        "        def __init__(self):\n"
+        "            super().__init__()\n"
+        "            self.fc = keras.layers.Dense(2)\n"
+        "        def call(self, ids, x=None, mask=None):\n"
+        "            assert (ids.dtype, mask.dtype) == (tf.int64, tf.bool)\n"
+        "            z = self.fc(x)\n"
+        "            return z * tf.cast(mask, z.dtype)[:, None] + tf.cast(ids, z.dtype)[:, None]\n"
+        "    return Net()\n"
+        "def batches(rng):\n"
+        "    while True:\n"
+        "        yield {'ids': rng.integers(0, 9, size=6), 'x': rng.normal(size=(6, 3)),\n"
+        "               'mask': rng.random(6) > 0.5, 'y': rng.normal(size=(6, 2))}\n"
+    )
+    _, ladder = verified(file, steps=3)
+    assert ladder.verdict == "PASS", ladder.sentence()
+
+
+def test_a_verdict_file_is_as_its_schema_says(tmp_path):
+    (a, b), _ = verified("images.py", "+model.settings.torch.fault=padding")
+    compare(
+        [a, b], folder=tmp_path, title="t", formats=["png"], rtol=None, atol=None,
+        evidence=probe_pair,
+    )  # fmt: skip
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    jsonschema.validate(verdict, json.loads((ROOT / "docs" / "verdict.schema.json").read_text()))
+    assert (verdict["verdict"], verdict["exit_code"]) == ("FAIL", 1)
+    assert verdict["map"]["holds"] is False
+
+
+BAD = {
+    "raises": ("def torch_model():\n    raise RuntimeError('no such weights')\n", "no such weights"),
+    "no model": ("def torch_model():\n    return 3\n", "returned a int, no nn.Module"),
+    "import": ("import no_such_package\ndef torch_model(): ...\n", "no_such_package"),
+    "no factory": ("def other(): ...\n", "has no torch_model()"),
+    "no Python": ("def torch_model(:\n", "is no Python"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_pair_file_is_one_line(tmp_path, case):
+    text, expected = BAD[case]
+    file = tmp_path / "bad.py"
+    file.write_text(text + (HERE / "tokens.py").read_text().partition("\n\n\ndef tensorflow")[2].join(
+        ["def tensorflow", ""]))  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        verified(file)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="is no file"):
+        verified(tmp_path / "none.py")
+
+
+def test_an_edited_file_is_another_pair(tmp_path):
+    file = tmp_path / "port.py"
+    file.write_text((HERE / "tokens.py").read_text())
+    settings = {"path": str(file), "torch": None, "tensorflow": None}
+    before = digest_code(settings)
+    (tmp_path / "beside.py").write_text("x = 1\n")
+    assert digest_code(settings) != before
+
+
+def test_what_a_record_names_is_not_run_unless_the_command_names_it(tmp_path, monkeypatch):
+    from pipeline.pairs.own import source
+    from pipeline.probe.measure import open_sides
+
+    sides, _ = verified("tokens.py")
+    monkeypatch.setattr(source, "_allowed", set())
+    with pytest.raises(ConfigError, match="only by a command"):
+        open_sides(*sides)
+    settings = sides[0].config["model"]
+    source.allow(settings)
+    open_sides(*sides)
+    other = dict(sides[0].about["environment"], pair="0" * 64)
+    monkeypatch.setitem(sides[0].about, "environment", other)
+    with pytest.raises(ConfigError, match="not the code that was run"):
+        open_sides(*sides)
