@@ -232,6 +232,10 @@ class Update:
         The largest norm of all gradients together, or None.
     accumulate
         How many batches make one update.
+    brought
+        Of an optimizer that a pair brings, what its arrays are called; None of our own rules.
+    counts_steps
+        Whether such an optimizer counts its steps.
     """
 
     name: str
@@ -240,11 +244,15 @@ class Update:
     weight_decay: float
     clip_norm: float | None
     accumulate: int
+    brought: tuple[str, ...] | None = None
+    counts_steps: bool = False
 
     @property
     def slots(self) -> tuple[str, ...]:
         """What the arrays are called that the rule keeps for each parameter."""
-        names: tuple[str, ...] = globals()[self.name].slots
+        names: tuple[str, ...] = (
+            globals()[self.name].slots if self.brought is None else self.brought
+        )
         return names
 
     def scalars(self, step: int, lr: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
 from pipeline.pairs.own.prepared import Prepared, from_plain
-from pipeline.pairs.own.source import brings_loss, digest_code
+from pipeline.pairs.own.source import brings, digest_code
 from pipeline.pairs.pair import Layout, Place
 
 FOLDER = Path("outputs/pairs")
@@ -74,7 +74,7 @@ def prepare(settings: Config, dataset: Dataset | None) -> PreparedJob:
         with filelock.FileLock(FOLDER / f".{key[:24]}.lock"):
             if not (folder / "about.json").is_file():
                 _make(folder, request, dataset)
-    is_loss_own = brings_loss(settings.model.settings, settings.loss.name)
+    is_loss_own = brings(settings.model.settings, "loss", settings.loss.name)
     return _load(folder, dataset, is_loss_own=is_loss_own)
 
 
@@ -93,6 +93,7 @@ def _describe(settings: Config, dataset: Dataset | None) -> dict[str, Any]:
         "seed": settings.seed,
         "threads": settings.backend.threads,
         "loss": settings.loss.name,
+        "optimizer": settings.optimizer.name,
         "data": dict(settings.data.settings) if dataset is None else dataset.digest,
     }
 

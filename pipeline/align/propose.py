@@ -5,6 +5,7 @@ Nothing here is believed: `pipeline.align.prove` holds it against values.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -224,7 +225,7 @@ def _tokens(name: str) -> set[str]:
     words = split_name(name)
     numbered = {
         f"{word}{after}"
-        for word, after in zip(words, words[1:], strict=False)
+        for word, after in itertools.pairwise(words)
         if after.isdigit() and not word.isdigit()
     }
     return {word for word in words if not word.isdigit()} | numbered

@@ -16,8 +16,8 @@ Values = Mapping[str, np.ndarray]
 Outputs = Callable[[Values], np.ndarray]
 
 # Right models of two frameworks are up to 7e-7 apart in float64, where a constant in their code is
-# float32; a wrong map moves the outputs by their own size.
-NEAR = 1e-5
+# float32; a wrong map moves the outputs by their own size. In float32 rounding is as far as 1e-4.
+NEARS = {"float64": 1e-5, "float32": 1e-3}
 _TRIES = 400  # maps that are tried where the proposed one does not hold
 
 
@@ -36,17 +36,20 @@ class Proof:
     interchangeable
         Groups of paths that no value tells apart: with any two of them exchanged the outputs are
         the same.
+    near
+        How far apart outputs may be that are the same.
     """
 
     matches: Sequence[Match]
     apart: float
     changed: Sequence[str] = ()
     interchangeable: Sequence[Sequence[str]] = ()
+    near: float = NEARS["float64"]
 
     @property
     def holds(self) -> bool:
         """Whether both models compute the same with it."""
-        return bool(self.apart <= NEAR)
+        return bool(self.apart <= self.near)
 
 
 def draw_values(tensors: Sequence[Tensor], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -84,7 +87,12 @@ def carry_back(matches: Sequence[Match], values: Values) -> dict[str, np.ndarray
 
 
 def prove(
-    matches: Sequence[Match], *, values: Values, wanted: np.ndarray, outputs: Outputs
+    matches: Sequence[Match],
+    *,
+    values: Values,
+    wanted: np.ndarray,
+    outputs: Outputs,
+    near: float = NEARS["float64"],
 ) -> Proof:
     """Hold a map against values, and where it does not hold look for one that does.
 
@@ -98,6 +106,8 @@ def prove(
         The first model's outputs with them.
     outputs
         Given weights of the second model by path, its outputs.
+    near
+        How far apart outputs may be that are the same, relative to their size.
     """
 
     def distance(each: Sequence[Match]) -> float:
@@ -106,28 +116,28 @@ def prove(
     apart, best = distance(matches), list(matches)
     tries = 0
     improved = True
-    while not apart <= NEAR and improved and tries < _TRIES:
+    while not apart <= near and improved and tries < _TRIES:
         improved = False
         for other in _neighbours(best):
             tries += 1
             now = distance(other)
-            if now <= NEAR or (np.isfinite(now) and now < 0.7 * apart):
+            if now <= near or (np.isfinite(now) and now < 0.7 * apart):
                 apart, best, improved = now, other, True
                 break
             if tries >= _TRIES:
                 break
-    for other in [] if apart <= NEAR else _joint_changes(matches):
+    for other in [] if apart <= near else _joint_changes(matches):
         tries += 1
         if tries > 2 * _TRIES:
             break
-        if (now := distance(other)) <= NEAR:
+        if (now := distance(other)) <= near:
             apart, best = now, other
             break
-    if not apart <= NEAR:  # no map is better than the proposed one
-        return Proof(matches=list(matches), apart=distance(matches))
+    if not apart <= near:  # no map is better than the proposed one
+        return Proof(matches=list(matches), apart=distance(matches), near=near)
     changed = [m.a.name for m, n in zip(best, matches, strict=True) if m != n]
-    groups = _find_interchangeable(best, distance)
-    return Proof(matches=best, apart=apart, changed=changed, interchangeable=groups)
+    groups = _find_interchangeable(best, distance, near)
+    return Proof(matches=best, apart=apart, changed=changed, interchangeable=groups, near=near)
 
 
 def measure(one: np.ndarray, other: np.ndarray) -> float:
@@ -235,12 +245,12 @@ def _exchange(matches: Sequence[Match], i: int, j: int) -> list[Match]:
 
 
 def _find_interchangeable(
-    matches: Sequence[Match], distance: Callable[[Sequence[Match]], float]
+    matches: Sequence[Match], distance: Callable[[Sequence[Match]], float], near: float
 ) -> list[list[str]]:
     """Return groups of tensors that can change places without changing the outputs."""
     groups: list[set[str]] = []
     for i, j in _exchangeable(matches)[:_TRIES]:
-        if not distance(_exchange(matches, i, j)) <= NEAR:
+        if not distance(_exchange(matches, i, j)) <= near:
             continue
         pair = {matches[i].a.name, matches[j].a.name}
         joined = [group for group in groups if group & pair]

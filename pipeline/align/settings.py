@@ -55,3 +55,14 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float | int):
         return math.isclose(one, other, rel_tol=1e-12, abs_tol=1e-15)
     return bool(one == other)
+
+
+def compare_optimizers(described: Mapping[str, Mapping[str, Any]]) -> list[Difference]:
+    """Return the settings in which the optimizers differ that the pair brings."""
+    if not described:
+        return []
+    one, other = (described[side]["settings"] for side in ("torch", "tensorflow"))
+    return [
+        Difference("optimizer", "optimizer", name, one[name], other[name])
+        for name in one if name in other and not is_same(one[name], other[name])
+    ]  # fmt: skip

@@ -18,17 +18,17 @@ import yaml
 from pipeline import backends, data, seeds, storage
 from pipeline.align import batches, prove
 from pipeline.align.propose import Match, list_candidates, propose
-from pipeline.align.settings import Difference, compare_settings
+from pipeline.align.settings import Difference, compare_optimizers, compare_settings
 from pipeline.config.types import ConfigError
 from pipeline.pairs.arrange import to_neutral
 from pipeline.pairs.own.prepared import Field, Prepared, to_plain
-from pipeline.pairs.own.source import brings_loss, load_batches, load_hints
+from pipeline.pairs.own.source import brings, load_batches, load_hints
 from pipeline.pairs.pair import Layout
 from pipeline.pairs.registry import FOREIGN, find_pair
 from pipeline.watching import watched
 
 SIDES = ("torch", "tensorflow")
-WIDE = "float64"
+WIDE, NARROW = "float64", "float32"
 
 
 class Samples(NamedTuple):
@@ -53,12 +53,23 @@ def main(folder: Path) -> int:
 
 
 def make(folder: Path, request: Mapping[str, Any]) -> None:
-    """Make both models, the map between them, and their start."""
+    """Make both models, the map between them, and their start; in float64 where their code can."""
+    try:
+        make_in(WIDE, folder, request)
+    except ConfigError:
+        try:
+            make_in(NARROW, folder, request)
+        except ConfigError as error:  # the one in the precision that code is written for
+            raise error from None
+
+
+def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
+    """Make both models, the map between them, and their start, in a precision."""
     sides = {name: backends.load_capability(name, "edit") for name in SIDES}
     for name in SIDES:
         seed = seeds.integer(request["seed"], f"framework.{name}")
         backends.load(name).configure(
-            threads=request["threads"], deterministic=True, device="cpu", dtype=WIDE, seed=seed
+            threads=request["threads"], deterministic=True, device="cpu", dtype=dtype, seed=seed
         )
     arrays, rows_of_batch, samples = read_samples(folder, request)
     prepared = Prepared(x=samples.x, y=samples.y, sample=samples.rows)
@@ -73,7 +84,7 @@ def make(folder: Path, request: Mapping[str, Any]) -> None:
     if not matches:
         raise ConfigError("model.name", FOREIGN, "the two models have no parameter in common")
     own = {name: sides[name].read_tensors(models[name]) for name in SIDES}
-    proof = prove_map(sides, models, tensors, matches, samples.rows)
+    proof = prove_map(sides, models, tensors, matches, samples.rows, near=prove.NEARS[dtype])
     if request["map"] is not None and not proof.holds:
         raise ConfigError(
             "model.map", request["model"]["map"],
@@ -89,12 +100,13 @@ def make(folder: Path, request: Mapping[str, Any]) -> None:
         output=outputs["torch"],
     )  # fmt: skip
     layers = find_layers(sides, models, proof, samples.rows)
+    optimizers = describe_optimizers(request, models)
     differences = compare_settings(
         proof.matches, *(sides[name].list_settings(models[name]) for name in SIDES)
     )
     write(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
-        differences=differences, layers=layers,
+        differences=differences, layers=layers, optimizers=optimizers,
     )  # fmt: skip
 
 
@@ -144,6 +156,8 @@ def prove_map(
     tensors: Mapping[str, Any],
     matches: Sequence[Match],
     rows: np.ndarray,
+    *,
+    near: float,
 ) -> prove.Proof:
     """Hold a map against distinct random weights."""
     values = prove.draw_values(tensors["torch"], np.random.default_rng(1))
@@ -157,9 +171,28 @@ def prove_map(
         result: np.ndarray = tensorflow.differentiate(models["tensorflow"], rows, None)[0]
         return result
 
-    proof = prove.prove(matches, values=values, wanted=wanted, outputs=outputs)
+    proof = prove.prove(matches, values=values, wanted=wanted, outputs=outputs, near=near)
     outputs(prove.carry(proof.matches, values))  # the models are left with what was proved
     return proof
+
+
+def describe_optimizers(request: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by side what the pair's own optimizer is; empty where it brings none."""
+    if not brings(request["model"], "optimizer", request["optimizer"]):
+        return {}
+    described = {
+        name: backends.load_capability(name, "own").describe_optimizer(models[name])
+        for name in SIDES
+    }
+    one, other = (described[name] for name in SIDES)
+    if one["slots"] != other["slots"]:
+        classes = [each["settings"]["class"] for each in (one, other)]
+        raise ConfigError(
+            "optimizer.name", "own",
+            f"PyTorch's {classes[0]} keeps {one['slots']} and TensorFlow's {classes[1]} "
+            f"{other['slots']}: no step of both can begin from one state",
+        )  # fmt: skip
+    return described
 
 
 def find_layers(
@@ -193,7 +226,7 @@ def find_layers(
     comparable = [
         name for name in one
         if name in other and one[name].shape == other[name].shape
-        and (not proof.holds or prove.measure(one[name], other[name]) <= prove.NEAR)
+        and (not proof.holds or prove.measure(one[name], other[name]) <= proof.near)
     ]  # fmt: skip
     return {
         side: {name: each[name] for name in comparable if name in each}
@@ -238,7 +271,7 @@ def write_samples(
     """Write the pair's own batches as a data set and return its digest; empty where it has none."""
     if not arrays:
         return ""
-    has_loss = brings_loss(request["model"], request["loss"])
+    has_loss = brings(request["model"], "loss", request["loss"])
     held: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {"batch": rows, "scored": not (has_loss or samples.y is None)}
     for split, each in arrays.items():
@@ -288,6 +321,7 @@ def write(
     tensors: Mapping[str, Any],
     differences: Sequence[Difference],
     layers: Mapping[str, Any],
+    optimizers: Mapping[str, Any],
 ) -> None:
     """Write what was made; ``about.json`` is the last one."""
     matched = {
@@ -316,11 +350,14 @@ def write(
             for m in proof.matches if m.a.trained != m.b.trained
         ],
         "layers": layers,
+        "optimizers": optimizers,
         "settings": [
-            [each.a_layer.removeprefix("module."), *each[1:]] for each in differences
+            [each.a_layer.removeprefix("module."), *each[1:]]
+            for each in [*differences, *compare_optimizers(optimizers)]
         ],
         "proof": {
             "holds": proof.holds,
+            "near": proof.near,
             "apart": proof.apart if np.isfinite(proof.apart) else None,
             "changed": list(proof.changed),
             "interchangeable": [list(group) for group in proof.interchangeable],

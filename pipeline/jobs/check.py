@@ -19,7 +19,8 @@ from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
 from pipeline.identity import flatten
 from pipeline.pairs import registry as pair_registry
-from pipeline.pairs.own.source import brings_loss
+from pipeline.pairs.own import spec as own_spec
+from pipeline.pairs.own.source import brings
 from pipeline.pairs.pair import Pair
 from pipeline.pairs.registry import find_pair
 from pipeline.redact import redact
@@ -45,7 +46,10 @@ def check_config(values: Mapping[str, Any]) -> Config:
     _check_tags(settings)
     for group, module in (("loss", losses), ("optimizer", optimizers), ("schedule", schedules)):
         part = getattr(settings, group)
-        function = choose_option(f"{group}.name", part.name, list_functions(module))
+        options = list_functions(module)
+        if group == "optimizer":
+            options[pair_registry.FOREIGN] = own_spec.optimizer
+        function = choose_option(f"{group}.name", part.name, options)
         check_settings(group, function, part.settings)
     check_settings("data", data.maker(settings.data.name), settings.data.settings)
     pair = find_pair(settings.model.name)
@@ -60,12 +64,22 @@ def check_config(values: Mapping[str, Any]) -> Config:
 def _check_foreign(settings: Config, pair: Pair) -> None:
     """Refuse a pair that is not ours where it is none, and what belongs to such pairs elsewhere."""
     if not pair.is_foreign:
-        for group in ("data", "loss"):
+        for group in ("data", "loss", "optimizer"):
             if getattr(settings, group).name == pair_registry.FOREIGN:
                 reason = f"belongs to model=own, not to model={settings.model.name}"
                 raise ConfigError(f"{group}.name", "own", reason)
         return
     pair.spec.check(settings.model.settings)
+    optimizer = settings.optimizer
+    if brings(settings.model.settings, "optimizer", optimizer.name):
+        for word, given, usual in (
+            ("decay", optimizer.decay, "none"),
+            ("clip_norm", optimizer.clip_norm, None),
+            ("accumulate", optimizer.accumulate, 1),
+        ):
+            if given != usual:
+                reason = "the pair's own optimizer decides that; it is in its code"
+                raise ConfigError(f"optimizer.{word}", given, reason)
     for key, value, allowed in (
         ("train.loop", settings.train.loop, pair.spec.LOOPS),
         ("model.init", settings.model.init, pair.spec.INITS),
@@ -239,7 +253,7 @@ def choose_loss(settings: Config, dataset: Dataset) -> tuple[str, Mapping[str, A
     name, given = settings.loss.name, settings.loss.settings
     if name != "own" or dataset.facts.get("projection"):
         return name, given
-    if brings_loss(settings.model.settings, name):
+    if brings(settings.model.settings, "loss", name):
         return name, given
     return ("mse", {}) if dataset.classes is None else ("cross_entropy", {"smoothing": 0.0})
 

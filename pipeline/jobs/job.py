@@ -111,7 +111,7 @@ class Job:
     def step_arguments(self) -> dict[str, Any]:
         """Return what a backend's loop takes besides model, samples, rates and masks."""
         return {
-            "loop": self.settings.train.loop,
+            "loop": self.settings.train.loop if self.update.brought is None else "own",
             "loss": self.loss[0],
             "loss_settings": self.loss[1],
             "update": self.update,

@@ -26,6 +26,7 @@ from pipeline.jobs.check import (
 from pipeline.jobs.job import Job
 from pipeline.optimizers import Update
 from pipeline.pairs.own.source import allow, check_allowed, digest_code
+from pipeline.pairs.own.spec import ADAM
 from pipeline.pairs.registry import FOREIGN, find_pair
 
 
@@ -90,12 +91,13 @@ def resolve(
         ),
         masks=masks,
         update=Update(
-            name=optimizer.name,
-            settings=optimizer.settings,
+            name="adam" if optimizer.name == FOREIGN else optimizer.name,
+            settings=ADAM if optimizer.name == FOREIGN else optimizer.settings,
             decay=optimizer.decay,
             weight_decay=optimizer.weight_decay,
             clip_norm=optimizer.clip_norm,
             accumulate=optimizer.accumulate,
+            **({} if prepared is None else describe_brought(settings, prepared.about)),
         ),
         identity=identify(values, data_digest=dataset.digest, environment=environment),
         environment=environment,
@@ -103,6 +105,14 @@ def resolve(
         given={} if prepared is None else {"prepared": prepared.prepared},
         about_pair={} if prepared is None else prepared.about,
     )
+
+
+def describe_brought(settings: Config, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an `Update` is given where the pair brings its optimizers."""
+    brought = about["optimizers"].get(settings.backend.name)
+    if brought is None or settings.optimizer.name != FOREIGN:
+        return {}
+    return {"brought": tuple(brought["slots"]), "counts_steps": brought["counts_steps"]}
 
 
 def allow_code(settings: Config) -> None:

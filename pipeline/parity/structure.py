@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,15 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
     ]  # fmt: skip
     frozen = about["trained_on_one_side"]
     notes = _list_notes(about)
+    held = {side: sum(math.prod(shape) for each, _, shape in lonely if each == side)
+            for side in about["left_over"]}  # fmt: skip
+    if lonely and len(set(held.values())) == 1:
+        listed = ", ".join(f"{name} ({named[side]})" for side, name, _ in lonely[:6])
+        why = (
+            f"no map is known for {listed}: as many numbers in both, which one side may hold "
+            "joined, split or added"
+        )
+        return Judged(rung=Rung(name="structure", verdict="ABSTAIN", why=why), notes=notes)
     if lonely:
         side, name, shape = lonely[0]
         others = [name for _, name, _ in lonely[1:4]]

@@ -42,7 +42,7 @@ def shape_of(function, *, bound, wanted):
 # (it keeps the rate inside the velocity), devices by name, its saved settings; PyTorch's copies, a
 # batch norm with Keras's statistics; a gelu that is not rounded.
 ALONE = {"open_slots", "name_device", "get_config", "_gelu", "make_copier", "BatchNorm",
-         "follow_path"}  # fmt: skip
+         "follow_path", "handle_of"}  # fmt: skip
 PACKAGE = Path(backends.__file__).parents[1]
 TWINS = [*(f"pairs/builtin/{name}/{{}}.py" for name in list_pairs()),
          *(f"backends/{{}}/{name}.py" for name in ("build", "loop", "native", "show", "step",

@@ -15,6 +15,7 @@ from pipeline.config.compose import compose_values
 from pipeline.config.schema import parse_config
 from pipeline.config.signatures import check_settings, choose_option, list_functions
 from pipeline.config.types import ConfigError, Count, Finite, Positive, Strings
+from pipeline.pairs.own import spec
 from pipeline.pairs.registry import find_pair, list_pairs
 
 
@@ -148,9 +149,9 @@ def _files(group):
 
 FUNCTIONS = {
     "data": data.maker,
-    "model": lambda name: find_pair(name).spec.first_values,
+    "model": lambda name: find_pair(name).settings,
     "loss": list_functions(losses).__getitem__,
-    "optimizer": list_functions(optimizers).__getitem__,
+    "optimizer": {**list_functions(optimizers), "own": spec.optimizer}.__getitem__,
     "schedule": list_functions(schedules).__getitem__,
 }
 

@@ -54,7 +54,7 @@ def rung_verdicts(ladder):
     return {rung.name: rung.verdict for rung in ladder.rungs}
 
 
-@pytest.mark.parametrize("file", ["images.py", "tokens.py", "adversary.py"])
+@pytest.mark.parametrize("file", ["images.py", "tokens.py", "adversary.py", "rules.py"])
 def test_a_right_pair_passes(file):
     _, ladder = verified(file)
     assert set(rung_verdicts(ladder).values()) == {"PASS"}, ladder.sentence()
@@ -91,6 +91,24 @@ def test_a_fault_is_named_at_its_rung_and_module(file, fault):
     assert ladder.verdict == "FAIL"
     assert ladder.finding.rung == rung, ladder.sentence()
     assert tensor in ladder.finding.tensor
+
+
+RULES = {
+    "adam": ("update", "0.weight"),  # Keras has the epsilon beside the uncorrected root
+    "decay": ("update", "0.weight (slot v)"),
+    "schedule": ("trajectory", "lr (as used)"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_optimizers_that_a_pair_brings_are_judged_by_their_own_steps(rule):
+    rung, tensor = RULES[rule]
+    named = (f"+model.settings.{side}.rule={rule}" for side in ("torch", "tensorflow"))
+    (a, _), ladder = verified("rules.py", *named)
+    assert (ladder.verdict, ladder.finding.rung, ladder.finding.tensor) == ("FAIL", rung, tensor)
+    assert a.named("slot/v" if rule != "adam" else "slot/m")
+    differing = [each[2] for each in a.about["pair"]["settings"]]
+    assert differing == (["weight decay"] if rule == "decay" else [])
 
 
 def test_settings_that_differ_are_suspects_with_their_place():

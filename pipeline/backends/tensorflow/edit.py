@@ -77,7 +77,7 @@ def name_layers(module: Any) -> dict[int, str]:
                 called[id(layer)] = f"{path}/{name}".removeprefix("/")
                 waiting.append((layer, called[id(layer)]))
     for layer in walk_layers(module):
-        called.setdefault(id(layer), str(getattr(layer, "path", None) or layer.name))
+        called.setdefault(id(layer), str(getattr(layer, "path", None) or type(layer).__name__))
     return called
 
 

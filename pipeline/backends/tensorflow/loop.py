@@ -23,6 +23,7 @@ from pipeline.backends.base import (
 )
 from pipeline.backends.tensorflow.fit import make_fit_batch, train_by_fit
 from pipeline.backends.tensorflow.native import make_native
+from pipeline.backends.tensorflow.own import make_own
 from pipeline.backends.tensorflow.step import bind_loss, compile_step, fill_gradients
 from pipeline.backends.tensorflow.tensors import (
     OPS,
@@ -191,6 +192,9 @@ def _program(
         return make_fit_batch(
             model, parameters, loss, loss_settings, update, execution, xla, rates
         ), dict
+    if loop == "own":
+        loss_of = bind_loss(model, partial(getattr(losses, loss), ops=OPS, **loss_settings))
+        return make_own(model, parameters, loss_of, update), dict
     makers: dict[str, Callable] = {"manual": _manual, "native": partial(make_native, rates=rates)}
     program = makers[loop](model, parameters, loss, loss_settings, update)
     if execution != "compiled":

@@ -22,6 +22,7 @@ from pipeline.backends.base import (
     Stepper,
 )
 from pipeline.backends.torch.native import make_native
+from pipeline.backends.torch.own import make_own
 from pipeline.backends.torch.step import bind_loss, compile_step, fill_gradients
 from pipeline.backends.torch.tensors import (
     OPS,
@@ -177,6 +178,9 @@ def _program(
 ) -> tuple[Program, Callable[[Mapping[str, float]], Mapping[str, Any]]]:
     """Return a loop's update, and how its scalars become those of its execution."""
     compiled = execution == "compiled"
+    if loop == "own":
+        loss_of = bind_loss(model, partial(getattr(losses, loss), ops=OPS, **loss_settings))
+        return make_own(model, parameters, loss_of, update), dict
     makers: dict[str, Callable] = {
         "manual": partial(_manual, compiled=compiled),
         "native": make_native,

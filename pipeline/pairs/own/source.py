@@ -124,21 +124,21 @@ def has_function(settings: Mapping[str, Any], name: str) -> bool:
     return any(name in (list_names(file) or ()) for file in files)
 
 
-def brings_loss(settings: Mapping[str, Any], loss: str) -> bool:
-    """Whether a pair is trained with its own loss: asked for by ``loss=own``, and there.
+def brings(settings: Mapping[str, Any], group: str, option: str) -> bool:
+    """Whether a pair's own loss or optimizer is used: asked for by ``<group>=own``, and there.
 
     Raises
     ------
     ConfigError
         If one side alone has it.
     """
-    if loss != "own":
+    if option != "own":
         return False
-    there = {side: has_function(settings, f"{side}_loss") for side in SIDES}
+    there = {side: has_function(settings, f"{side}_{group}") for side in SIDES}
     if len(set(there.values())) > 1:
         lacking = next(side for side, has in there.items() if not has)
-        reason = f"one side has a loss of its own, {lacking} has no {lacking}_loss(model, batch)"
-        raise ConfigError("loss.name", "own", reason)
+        reason = f"one side has a {group} of its own, and {lacking} has no {lacking}_{group}"
+        raise ConfigError(f"{group}.name", "own", reason)
     return there["torch"]
 
 

@@ -42,6 +42,17 @@ def settings(
     """
 
 
+ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+
+
+def optimizer() -> None:
+    """Have the settings of ``optimizer=own``: none.
+
+    The optimizers that the pair brings have theirs in its code; without them it is Adam with the
+    numbers of its paper, `ADAM`.
+    """
+
+
 def check(given: Mapping[str, Any]) -> None:
     """Refuse settings that name no two models; imports nothing of them.
 
