@@ -19,7 +19,7 @@ from pipeline import backends, data, identity, storage
 from pipeline.config.schema import Config
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
-from pipeline.pairs.own.prepared import Prepared, from_plain
+from pipeline.pairs.own.prepared import Draw, Prepared, from_plain
 from pipeline.pairs.own.source import brings, digest_code
 from pipeline.pairs.pair import Layout, Place
 
@@ -149,6 +149,10 @@ def _load(folder: Path, dataset: Dataset | None, *, is_loss_own: bool) -> Prepar
         x=from_plain(about["x"]), y=None if about["y"] is None else from_plain(about["y"]),
         sample=sample, places=places, ignored=about["ignored"], brings_loss=is_loss_own,
         layers=about["layers"],
+        draws=[
+            Draw(tuple(shape), None if axes is None else tuple(axes))
+            for shape, axes in about["draws"]
+        ],
     )  # fmt: skip
     return PreparedJob(prepared, first, dataset, about, folder)
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -100,13 +101,14 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
         output=outputs["torch"],
     )  # fmt: skip
     layers = find_layers(sides, models, proof, samples.rows)
+    draws = match_draws(*(list_draws(name, models[name], samples.rows) for name in SIDES))
     optimizers = describe_optimizers(request, models)
     differences = compare_settings(
         proof.matches, *(sides[name].list_settings(models[name]) for name in SIDES)
     )
     write(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
-        differences=differences, layers=layers, optimizers=optimizers,
+        differences=differences, layers=layers, optimizers=optimizers, draws=draws,
     )  # fmt: skip
 
 
@@ -174,6 +176,34 @@ def prove_map(
     proof = prove.prove(matches, values=values, wanted=wanted, outputs=outputs, near=near)
     outputs(prove.carry(proof.matches, values))  # the models are left with what was proved
     return proof
+
+
+def list_draws(side: str, model: Any, rows: np.ndarray) -> list[tuple[int, ...]]:
+    """Return the shapes of what dropout draws in a training pass of one side."""
+    module = importlib.import_module(f"{find_pair(FOREIGN).package}.{side}")
+    shapes: list[tuple[int, ...]] = module.list_draws(model, rows)
+    return shapes
+
+
+def match_draws(
+    torch: Sequence[tuple[int, ...]], tensorflow: Sequence[tuple[int, ...]]
+) -> list[tuple[list[int], list[int] | None]]:
+    """Return how what dropout draws on one side is that of the other; empty where it is not known.
+
+    Then each side draws for itself, which is seen, and the pair cannot be judged.
+    """
+    if len(torch) != len(tensorflow):
+        return []
+    matched = []
+    for one, other in zip(torch, tensorflow, strict=True):
+        first = {4: (0, 3, 1, 2), 3: (0, 2, 1)}.get(len(one))
+        ways: list[tuple[int, ...] | None] = [None] if one == other else []
+        if first is not None and len(other) == len(one) == 4:
+            ways += [first] if tuple(other[axis] for axis in first) == one else []
+        if len(ways) != 1:
+            return []
+        matched.append((list(other[1:]), None if ways[0] is None else list(ways[0])))
+    return matched
 
 
 def describe_optimizers(request: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,6 +352,7 @@ def write(
     differences: Sequence[Difference],
     layers: Mapping[str, Any],
     optimizers: Mapping[str, Any],
+    draws: Sequence[Any],
 ) -> None:
     """Write what was made; ``about.json`` is the last one."""
     matched = {
@@ -350,6 +381,7 @@ def write(
             for m in proof.matches if m.a.trained != m.b.trained
         ],
         "layers": layers,
+        "draws": draws,
         "optimizers": optimizers,
         "settings": [
             [each.a_layer.removeprefix("module."), *each[1:]]

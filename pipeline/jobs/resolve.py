@@ -69,7 +69,8 @@ def resolve(
         draw_first_values(settings, inputs=dataset.inputs, outputs=outputs)
         if prepared is None else prepared.first
     )  # fmt: skip
-    masks = make_masks(settings, inputs=dataset.inputs, outputs=outputs)
+    given = {} if prepared is None else {"prepared": prepared.prepared}
+    masks = make_masks(settings, inputs=dataset.inputs, outputs=outputs, given=given)
     check_dropout(settings, masks)
     samples = make_batches(settings, dataset)
     environment = backends.environment(settings.backend.name, device=settings.backend.device)
@@ -102,7 +103,7 @@ def resolve(
         identity=identify(values, data_digest=dataset.digest, environment=environment),
         environment=environment,
         loss=loss,
-        given={} if prepared is None else {"prepared": prepared.prepared},
+        given=given,
         about_pair={} if prepared is None else prepared.about,
     )
 
@@ -176,7 +177,9 @@ def make_rates(name: str, *, lr: float, steps: int, settings: Mapping[str, Any])
     return np.array([rate(step, lr=lr, steps=steps, **settings) for step in range(1, steps + 1)])
 
 
-def make_masks(settings: Config, *, inputs: tuple[int, ...], outputs: int) -> Masks | None:
+def make_masks(
+    settings: Config, *, inputs: tuple[int, ...], outputs: int, given: Mapping[str, Any]
+) -> Masks | None:
     """Return what draws an update's dropout masks from the seed; None if the model drops nothing.
 
     Update k has a stream of its own, so that no other update's draws matter to it.
@@ -184,7 +187,7 @@ def make_masks(settings: Config, *, inputs: tuple[int, ...], outputs: int) -> Ma
     draw = getattr(find_pair(settings.model.name).spec, "masks", None)
     if draw is None:
         return None
-    draw = partial(draw, inputs=inputs, outputs=outputs, **settings.model.settings)
+    draw = partial(draw, inputs=inputs, outputs=outputs, **settings.model.settings, **given)
     if not draw(np.random.default_rng(0), batch=1):
         return None
 

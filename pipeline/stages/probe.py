@@ -57,8 +57,11 @@ def probe_pair(
         if not ladder.suspects:
             break
         if number == 0:
-            say("a second opinion on what is beyond its bound")
             observe_types(sides, evidence, ladder.suspects)
+            ladder = judge_probed(a, b, evidence, accept=accept, precision=precision)
+            if not ladder.suspects:  # the types explain all of it
+                break
+            say("a second opinion on what is beyond its bound")
         give_opinions(sides, evidence, ladder.suspects, makers)
     return evidence
 

@@ -34,6 +34,21 @@ class Field(NamedTuple):
         return int(np.prod(self.shape, dtype=int))
 
 
+class Draw(NamedTuple):
+    """The random numbers that one dropout draws.
+
+    Attributes
+    ----------
+    shape
+        Of one sample, as TensorFlow draws them.
+    axes
+        The order in which those axes, behind the samples', stand in PyTorch; None for the same.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What both sides of such a pair know beside their settings.
@@ -54,6 +69,8 @@ class Prepared:
     layers
         By side and neutral name, the layers whose results are compared: a module's path in PyTorch,
         and in TensorFlow which of all layers it is.
+    draws
+        The random numbers that a training pass of one batch draws for dropout, in their order.
     """
 
     x: Sequence[Field] = ()
@@ -63,6 +80,7 @@ class Prepared:
     ignored: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     brings_loss: bool = False
     layers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    draws: Sequence[Draw] = ()
 
 
 def pack(batch: Mapping[str, np.ndarray], fields: Sequence[Field]) -> np.ndarray:

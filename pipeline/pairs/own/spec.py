@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 
 from pipeline.config.types import ConfigError
+from pipeline.pairs.own.prepared import Prepared
 from pipeline.pairs.own.source import find_files, list_names
 
 IS_FOREIGN = True
@@ -51,6 +53,18 @@ def optimizer() -> None:
     The optimizers that the pair brings have theirs in its code; without them it is Adam with the
     numbers of its paper, `ADAM`.
     """
+
+
+def masks(
+    rng: np.random.Generator, *, batch: int, prepared: Prepared, **others: Any
+) -> list[np.ndarray]:
+    """Draw the numbers that dropout takes in both models, between 0 and 1, for one batch.
+
+    Odd multiples of 2⁻²¹: exact in float32, and so is one minus them.
+    """
+    return [
+        (rng.integers(0, 2**20, size=(batch, *draw.shape)) + 0.5) / 2**20 for draw in prepared.draws
+    ]
 
 
 def check(given: Mapping[str, Any]) -> None:

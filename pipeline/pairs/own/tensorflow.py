@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops import nn_ops
 
 from pipeline.config.types import ConfigError
 from pipeline.pairs.own.prepared import Prepared, unpack
@@ -38,17 +40,22 @@ class Own:
         self(tf.constant(sample), training=False)  # makes its variables
         self.tensors = self.variables = list_once(self.module.variables)
 
-    def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """Return the tensor that counts of what the model makes of some rows."""
-        batch = self.to_batch(unpack(x.numpy(), self.prepared.x, name="x"), like=x)
-        return self.to_output(self.call(self.call_module, batch, training))
+    def __call__(self, x: tf.Tensor, *draws: tf.Tensor, training: bool) -> tf.Tensor:
+        """Return the tensor that counts of what the model makes of some rows.
 
-    def measure_loss(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        Dropout takes the numbers of `draws` in place of random ones, in their order.
+        """
+        batch = self.to_batch(unpack(x.numpy(), self.prepared.x, name="x"), like=x)
+        with replaced(draws):
+            return self.to_output(self.call(self.call_module, batch, training))
+
+    def measure_loss(self, x: tf.Tensor, y: tf.Tensor, *draws: tf.Tensor) -> tf.Tensor:
         """Return the user's own loss of some rows and their targets, a scalar."""
         arrays = unpack(x.numpy(), self.prepared.x, name="x")
         if self.prepared.y is not None:
             arrays |= unpack(y.numpy(), self.prepared.y, name="y")
-        value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
+        with replaced(draws):
+            value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
         if not tf.is_tensor(value) or value.shape.num_elements() != 1:
             self.refuse(f"tensorflow_loss returned {tell_type(value)}, no scalar tensor")
         return tf.reshape(value, ())
@@ -90,6 +97,49 @@ class Own:
     def refuse(self, reason: str) -> Any:
         """Say what is wrong with the pair's code."""
         raise ConfigError(self.located.key, self.located.text, reason)
+
+
+@contextlib.contextmanager
+def replaced(
+    uniforms: Sequence[tf.Tensor], shapes: list[tuple[int, ...]] | None = None
+) -> Iterator[None]:
+    """Let dropout take given numbers, and never replace its arithmetic: a wrong scale is seen.
+
+    Parameters
+    ----------
+    uniforms
+        Between 0 and 1, kept where they are below what is kept; beyond the last one it draws.
+    shapes
+        Filled with the shapes of what is drawn.
+    """
+    if not uniforms and shapes is None:
+        yield
+        return
+    waiting, dropout = list(uniforms), nn_ops._dropout
+
+    def instead(*, uniform_sampler: Any, **named: Any) -> Any:
+        def sample(shape: Any, dtype: Any) -> tf.Tensor:
+            if shapes is not None:
+                shapes.append(tuple(int(size) for size in shape))
+            if not waiting:
+                return uniform_sampler(shape=shape, dtype=dtype)
+            return tf.cast(1 - waiting.pop(0), dtype)
+
+        return dropout(uniform_sampler=sample, **named)
+
+    nn_ops._dropout = instead
+    try:
+        yield
+    finally:
+        nn_ops._dropout = dropout
+
+
+def list_draws(model: Own, x: np.ndarray) -> list[tuple[int, ...]]:
+    """Return the shapes of what a training pass over some rows draws, in their order."""
+    shapes: list[tuple[int, ...]] = []
+    with replaced((), shapes):
+        model(tf.constant(x.astype(keras.config.floatx())), training=True)
+    return shapes
 
 
 def tell_type(value: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from pipeline.config.types import ConfigError
@@ -34,17 +36,27 @@ class Own(nn.Module):
         if not isinstance(self.module, nn.Module):
             self.refuse(f"{self.located.factory}() returned {tell_type(self.module)}, no nn.Module")
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the tensor that counts of what the model makes of some rows."""
-        batch = self.to_batch(unpack(to_array(x), self.prepared.x, name="x"), like=x)
-        return self.to_output(self.call(self.call_module, batch), rows=x)
+    def forward(self, x: torch.Tensor, *draws: torch.Tensor) -> torch.Tensor:
+        """Return the tensor that counts of what the model makes of some rows.
 
-    def measure_loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        Dropout takes the numbers of `draws` in place of random ones, in their order.
+        """
+        batch = self.to_batch(unpack(to_array(x), self.prepared.x, name="x"), like=x)
+        with self.replaced(draws):
+            return self.to_output(self.call(self.call_module, batch), rows=x)
+
+    def replaced(self, draws: Sequence[torch.Tensor]) -> contextlib.AbstractContextManager[Any]:
+        """Return what replaces dropout's random numbers, if there are any."""
+        axes = [draw.axes for draw in self.prepared.draws]
+        return Draws(draws, axes) if draws else contextlib.nullcontext()
+
+    def measure_loss(self, x: torch.Tensor, y: torch.Tensor, *draws: torch.Tensor) -> torch.Tensor:
         """Return the user's own loss of some rows and their targets, a scalar."""
         arrays = unpack(to_array(x), self.prepared.x, name="x")
         if self.prepared.y is not None:
             arrays |= unpack(to_array(y), self.prepared.y, name="y")
-        value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
+        with self.replaced(draws):
+            value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             self.refuse(f"torch_loss returned {tell_type(value)}, no scalar tensor")
         return value.reshape(())
@@ -84,6 +96,50 @@ class Own(nn.Module):
     def refuse(self, reason: str) -> Any:
         """Say what is wrong with the pair's code."""
         raise ConfigError(self.located.key, self.located.text, reason)
+
+
+class Draws(TorchDispatchMode):
+    """Inside it dropout takes given numbers, and never its arithmetic: a wrong scale is still seen.
+
+    Parameters
+    ----------
+    uniforms
+        Between 0 and 1, as TensorFlow draws them; what is beyond the last one is drawn.
+    axes
+        Of each, the order in which its axes stand here; None for the same.
+    """
+
+    def __init__(
+        self, uniforms: Sequence[torch.Tensor], axes: Sequence[tuple[int, ...] | None]
+    ) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+        self.waiting = list(zip(uniforms, axes, strict=True))
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        """Replace the result of a draw."""
+        if function is not torch.ops.aten.bernoulli_.float:
+            return function(*arguments, **named or {})
+        target, *rest = arguments
+        self.shapes.append(tuple(target.shape))
+        if not self.waiting:
+            return function(*arguments, **named or {})
+        uniform, axes = self.waiting.pop(0)
+        uniform = uniform if axes is None else uniform.permute(axes)
+        keep = rest[0] if rest else (named or {}).get("p", 0.5)
+        return target.copy_(uniform < keep)
+
+
+def list_draws(model: Own, x: np.ndarray) -> list[tuple[int, ...]]:
+    """Return the shapes of what a training pass over some rows draws, in their order."""
+    before = model.training
+    model.train()
+    with torch.no_grad(), Draws((), ()) as draws:
+        model(torch.from_numpy(x).to(torch.get_default_dtype()))
+    model.train(before)
+    return draws.shapes
 
 
 def tell_type(value: Any) -> str:

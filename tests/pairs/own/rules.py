@@ -34,7 +34,7 @@ def tensorflow_optimizer(model):
         return keras.optimizers.Adam(1e-3, epsilon=1e-5)
     rate = 0.05
     if model.rule == "schedule":
-        rate = keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.9, staircase=True)
+        rate = keras.optimizers.schedules.ExponentialDecay(0.05, 1, 0.9, staircase=True)
     return keras.optimizers.SGD(rate, momentum=0.9)
 
 
