@@ -16,7 +16,7 @@ TWIN = Path("pipeline/pairs/builtin/mlp/torch.py")
 RIGHT = "partial(nn.LayerNorm, eps=norm_epsilon, elementwise_affine=True, bias=True)"
 WRONG = "partial(nn.LayerNorm, elementwise_affine=True, bias=True)"
 RUN = ("-m", "backend=torch,tensorflow", "experiment=digits_mlp", "model.norm=layer",
-       "model.norm_epsilon=1e-3", "train.epochs=3")  # fmt: skip
+       "model.norm_epsilon=1e-3", "train.epochs=3", "parity.show=all")  # fmt: skip
 PICTURES = {"distance": "parity-distance", "ladder": "parity-ladder"}
 
 

@@ -13,7 +13,7 @@ from pipeline.config.compose import compose_values
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 # What Hydra itself reads, or is no override at all.
-_OTHERS = ("hydra", "-", "tags.", "sweep=", "SWEEP=", "PORT=", "ARGS=", "JOBS=", "MLFLOW")
+_OTHERS = ("hydra", "-", "tags.", "sweep=", "SWEEP=", "PORT=", "ARGS=", "JOBS=", "PAIR=", "MLFLOW")
 # Shortened, with a place to fill in, a folder that the reader makes, or a search in MLflow.
 _NO_COMMAND = re.compile(r"…|<|-cd|^eval|^tags\.")
 

@@ -244,3 +244,17 @@ def test_what_a_record_names_is_not_run_unless_the_command_names_it(tmp_path, mo
     monkeypatch.setitem(sides[0].about, "environment", other)
     with pytest.raises(ConfigError, match="not the code that was run"):
         open_sides(*sides)
+
+
+def test_the_example_of_the_docs_has_the_fault_that_they_find(tmp_path):
+    text = (ROOT / "docs" / "examples" / "port.py").read_text()
+    code = text.partition("def torch_model")[2]
+    page = (ROOT / "docs" / "own-pairs.md").read_text()
+    assert "nn.LayerNorm(32)" in code
+    assert "nn.LayerNorm(32)" in page
+    _, ladder = verified(ROOT / "docs" / "examples" / "port.py")
+    assert (ladder.finding.rung, ladder.finding.tensor) == ("forward", "1")
+    assert any("another epsilon: 1e-05 in torch (1) and 0.001" in note for note in ladder.notes)
+    right = tmp_path / "port.py"
+    right.write_text(text.replace("LayerNormalization()", "LayerNormalization(epsilon=1e-5)"))
+    assert verified(right)[1].verdict == "PASS"
