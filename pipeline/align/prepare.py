@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -70,10 +71,18 @@ def prepare(settings: Config, dataset: Dataset | None) -> PreparedJob:
     key = identity.digest_texts({"request": json.dumps(request, sort_keys=True, default=str)})
     folder = FOLDER / key[:24]
     if not (folder / "about.json").is_file():
+        lock = FOLDER / f".{key[:24]}.lock"
         FOLDER.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(FOLDER / f".{key[:24]}.lock"):
-            if not (folder / "about.json").is_file():
-                _make(folder, request, dataset)
+        try:
+            with filelock.FileLock(lock):
+                if not (folder / "about.json").is_file():
+                    _make(folder, request, dataset)
+        except ConfigError:  # nothing is left of a pair that is none
+            lock.unlink(missing_ok=True)
+            for empty in (FOLDER, FOLDER.parent):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+            raise
     is_loss_own = brings(settings.model.settings, "loss", settings.loss.name)
     return _load(folder, dataset, is_loss_own=is_loss_own)
 

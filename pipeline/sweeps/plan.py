@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.schema import Config, parse_config
 from pipeline.config.types import ConfigError
+from pipeline.pairs.registry import FOREIGN
 from pipeline.sweeps import search
 
 MOST_JOBS = 100_000  # more is a slip of the keyboard, and would be listed before the first one ran
@@ -74,9 +75,19 @@ def check_plan(config: DictConfig) -> tuple[int | None, list[str]]:
         ]
         for key, values in choices.items()
     ]
-    for member in itertools.product(*kinds):
-        loader.load_sweep_config(config, list(member))
+    for number, member in enumerate(itertools.product(*kinds)):
+        composed = loader.load_sweep_config(config, list(member))
+        if number == 0 and composed.model.name == FOREIGN:
+            _prepare_pair(composed)
     return None if searching else jobs, fixed
+
+
+def _prepare_pair(config: DictConfig) -> None:
+    """Make what the first job needs of a pair that is not ours, so that a bad one starts no job."""
+    from pipeline.jobs.resolve import resolve
+
+    values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
+    resolve(values)
 
 
 def name_by_what_is_swept(config: DictConfig, fixed: list[str]) -> None:
