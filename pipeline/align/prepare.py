@@ -162,6 +162,7 @@ def _load(folder: Path, dataset: Dataset | None, *, is_loss_own: bool) -> Prepar
             Draw(tuple(shape), None if axes is None else tuple(axes))
             for shape, axes in about["draws"]
         ],
+        draw_order=about["draw_order"],
     )  # fmt: skip
     return PreparedJob(prepared, first, dataset, about, folder)
 

@@ -233,10 +233,10 @@ def _tokens(name: str) -> set[str]:
 
 def _allowed(a: Tensor, b: Tensor, same: Mapping[str, str]) -> bool:
     """Whether hints let two tensors be a match: what one of them names belongs to that one."""
-    return all(_is_below(a.name, one) == _is_below(b.name, other) for one, other in same.items())
+    return all(is_below(a.name, one) == is_below(b.name, other) for one, other in same.items())
 
 
-def _is_below(path: str, name: str) -> bool:
+def is_below(path: str, name: str) -> bool:
     """Whether a tensor's name is a name, or lies below it."""
     plain, name = path.replace("/", "."), name.replace("/", ".")
     return plain == name or plain.startswith(f"{name}.") or f".{name}." in f".{plain}."

@@ -118,7 +118,7 @@ def prove(
     improved = True
     while not apart <= near and improved and tries < _TRIES:
         improved = False
-        for other in _neighbours(best):
+        for other in list_neighbours(best):
             tries += 1
             now = distance(other)
             if now <= near or (np.isfinite(now) and now < 0.7 * apart):
@@ -141,17 +141,24 @@ def prove(
 
 
 def measure(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the largest distance of two outputs relative to their size; infinite where none is."""
+    """Return the largest distance of two outputs' elements, each relative to its size.
+
+    That is at least the median size of all elements, so that neither a large element hides the
+    others nor a small one is all rounding. The same infinity on both sides is the same; infinite
+    where shapes differ, or a value is not finite on one side alone.
+    """
     if one.shape != other.shape:
         return float("inf")
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    if not (np.isfinite(one) | same).all() or not (np.isfinite(other) | same).all():
         return float("inf")
-    size = max(float(np.abs(one).max(initial=0)), float(np.abs(other).max(initial=0)))
-    apart = float(np.abs(one - other).max(initial=0))
-    return apart / size if size else apart
+    one, other = np.where(same, 0, one), np.where(same, 0, other)
+    size = np.maximum(np.abs(one), np.abs(other))
+    typical = float(np.median(size[size > 0])) if (size > 0).any() else 1.0
+    return float((np.abs(one - other) / np.maximum(size, typical)).max(initial=0.0))
 
 
-def _neighbours(matches: Sequence[Match]) -> list[list[Match]]:
+def list_neighbours(matches: Sequence[Match]) -> list[list[Match]]:
     """Return the maps in which one tensor is held otherwise, or two have changed places."""
     maps = []
     for i, match in enumerate(matches):
@@ -256,4 +263,8 @@ def _find_interchangeable(
         joined = [group for group in groups if group & pair]
         groups = [group for group in groups if not group & pair]
         groups.append(pair.union(*joined))
+    for one, other in _like_layers(matches)[:_TRIES]:
+        if distance(_exchange_layers(matches, one, other)) <= near:
+            groups.append({m.a.layer.removeprefix("module.") for m in matches
+                           if m.b.layer in (one, other)})  # fmt: skip
     return [sorted(group) for group in groups]

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +21,20 @@ import yaml
 
 from pipeline import backends, data, seeds, storage
 from pipeline.align import batches, prove
-from pipeline.align.propose import Match, list_candidates, propose
+from pipeline.align.draws import Drawn, settle_draws
+from pipeline.align.propose import Match, is_below, list_candidates, propose
 from pipeline.align.settings import Difference, compare_optimizers, compare_settings
 from pipeline.config.types import ConfigError
 from pipeline.pairs.arrange import to_neutral
-from pipeline.pairs.own.prepared import Field, Prepared, to_plain
-from pipeline.pairs.own.source import brings, load_batches, load_hints
+from pipeline.pairs.own.prepared import Draw, Field, Prepared, to_plain
+from pipeline.pairs.own.source import (
+    brings,
+    find_files,
+    load_batches,
+    load_hints,
+    run,
+    tell_error,
+)
 from pipeline.pairs.pair import Layout
 from pipeline.pairs.registry import FOREIGN, find_pair
 from pipeline.watching import watched
@@ -50,6 +61,11 @@ def main(folder: Path) -> int:
         value, _, reason = rest.partition(": ")
         (folder / "error.json").write_text(json.dumps([key, value, reason]))
         return 2
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"the pair could not be mapped: {tell_error(error)}"
+        (folder / "error.json").write_text(json.dumps(["model.name", FOREIGN, reason]))
+        return 1
     return 0
 
 
@@ -77,8 +93,10 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     models = {name: build(name, request, prepared) for name in SIDES}
     outputs = {name: sides[name].differentiate(models[name], samples.rows, None)[0]
                for name in SIDES}  # fmt: skip
-    check_outputs(request, outputs)
+    check_outputs(outputs, rows=len(samples.rows))
+    check_own_losses(request, models["tensorflow"])
     tensors = {name: sides[name].list_tensors(models[name]) for name in SIDES}
+    check_tensors(request, tensors)
     matches = read_map(request, tensors) or propose(
         tensors["torch"], tensors["tensorflow"], same=load_hints(request["model"])
     )
@@ -91,6 +109,8 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
             "model.map", request["model"]["map"],
             f"does not hold: with it the outputs are {proof.apart:.3g} apart, relative to them",
         )  # fmt: skip
+    drawn = find_draws(sides, models, proof, samples.rows)
+    proof = dataclasses.replace(proof, matches=drawn.matches)
     if request["init"] == "torch":
         first = own["torch"]
     else:
@@ -101,14 +121,14 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
         output=outputs["torch"],
     )  # fmt: skip
     layers = find_layers(sides, models, proof, samples.rows)
-    draws = match_draws(*(list_draws(name, models[name], samples.rows) for name in SIDES))
     optimizers = describe_optimizers(request, models)
     differences = compare_settings(
         proof.matches, *(sides[name].list_settings(models[name]) for name in SIDES)
     )
     write(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
-        differences=differences, layers=layers, optimizers=optimizers, draws=draws,
+        differences=differences, layers=layers, optimizers=optimizers, drawn=drawn,
+        constants=find_other_constants(proof.matches, own),
     )  # fmt: skip
 
 
@@ -131,7 +151,8 @@ def read_samples(
     arrays, rows = {}, 0
     for split, count in (("train", request["data"]["batches"]), ("test", 1)):
         rng = seeds.stream(request["seed"], f"own.{split}")
-        arrays[split], rows, _ = batches.take_batches(function, rng, count=count)
+        take = partial(batches.take_batches, function, rng, count=count)
+        arrays[split], rows, _ = run(find_files(request["model"])["torch"], take)
     x, y = batches.split_fields(arrays["train"])
     return (
         arrays,
@@ -140,9 +161,16 @@ def read_samples(
     )
 
 
-def check_outputs(request: Mapping[str, Any], outputs: Mapping[str, np.ndarray]) -> None:
+def check_outputs(outputs: Mapping[str, np.ndarray], *, rows: int) -> None:
     """Refuse two models whose outputs cannot be compared."""
     shapes = {name: each.shape for name, each in outputs.items()}
+    for name, shape in shapes.items():
+        if len(shape) < 1 or shape[0] != rows:
+            raise ConfigError(
+                "model.name", FOREIGN,
+                f"the {name} model returns the shape {shape} for {rows} samples; {name}_output "
+                "says what counts, with a row for each",
+            )  # fmt: skip
     if shapes["torch"] != shapes["tensorflow"]:
         raise ConfigError(
             "model.name", FOREIGN,
@@ -150,6 +178,60 @@ def check_outputs(request: Mapping[str, Any], outputs: Mapping[str, np.ndarray])
             f"{shapes['tensorflow']} for the same samples; torch_output or tensorflow_output "
             "says what counts",
         )  # fmt: skip
+
+
+def check_own_losses(request: Mapping[str, Any], model: Any) -> None:
+    """Refuse a Keras model with parts that act only in Keras's own loss or optimizer."""
+    given = request["model"]
+    if getattr(model.module, "losses", None) and not brings(given, "loss", request["loss"]):
+        raise ConfigError(
+            "loss.name", request["loss"],
+            "the Keras model adds losses of its own (regularizers or add_loss); torch_loss and "
+            "tensorflow_loss say how they count",
+        )  # fmt: skip
+    constrained = [v for v in model.variables if getattr(v, "constraint", None) is not None]
+    if constrained and not brings(given, "optimizer", request["optimizer"]):
+        raise ConfigError(
+            "optimizer.name", request["optimizer"],
+            "the Keras model has constraints, which only Keras's optimizers apply; give "
+            "torch_optimizer and tensorflow_optimizer",
+        )  # fmt: skip
+
+
+def check_tensors(request: Mapping[str, Any], tensors: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse models with nothing to train, and hints that name nothing."""
+    for side, each in tensors.items():
+        if not any(tensor.trained for tensor in each):
+            kind = "no parameter" if not each else "no parameter that is trained"
+            raise ConfigError("model.name", FOREIGN, f"the {side} model has {kind}")
+    hints = load_hints(request["model"])
+    if not isinstance(hints, Mapping):
+        raise ConfigError("model.name", FOREIGN, "same must be a dictionary of names")
+    for names in hints.items():
+        for side, name in zip(SIDES, names, strict=True):
+            if not any(is_below(tensor.name, str(name)) for tensor in tensors[side]):
+                reason = f"same: the {side} model has no parameter {name}, and none below it"
+                raise ConfigError("model.name", FOREIGN, reason)
+
+
+def find_other_constants(
+    matches: Sequence[Match], own: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, list[list[Any]]]:
+    """Return the tensors that no step trains and that the two models were made with other values.
+
+    By kind: ``buffers``, which are part of the function, and ``frozen`` parameters.
+    """
+    carried = prove.carry_back(matches, own["tensorflow"])
+    found: dict[str, list[list[Any]]] = {"buffers": [], "frozen": []}
+    for match in matches:
+        if match.a.trained or match.b.trained:
+            continue
+        one, other = own["torch"][match.a.path], carried[match.a.path]
+        apart = float(np.abs(one - other).max(initial=0.0))
+        if not apart <= 1e-6 * max(float(np.abs(one).max(initial=0.0)), 1e-30):
+            kind = "buffers" if match.a.is_buffer else "frozen"
+            found[kind].append([match.a.name, match.b.name, apart])
+    return found
 
 
 def prove_map(
@@ -178,32 +260,45 @@ def prove_map(
     return proof
 
 
-def list_draws(side: str, model: Any, rows: np.ndarray) -> list[tuple[int, ...]]:
-    """Return the shapes of what dropout draws in a training pass of one side."""
-    module = importlib.import_module(f"{find_pair(FOREIGN).package}.{side}")
-    shapes: list[tuple[int, ...]] = module.list_draws(model, rows)
-    return shapes
+def find_draws(
+    sides: Mapping[str, Any], models: Mapping[str, Any], proof: prove.Proof, rows: np.ndarray
+) -> Drawn:
+    """Return what dropout draws in a training pass, and which draws belong together."""
+    package = find_pair(FOREIGN).package
+    modules = {side: importlib.import_module(f"{package}.{side}") for side in SIDES}
+    shapes = {side: modules[side].list_draws(models[side], rows) for side in SIDES}
+    values = sides["torch"].read_tensors(models["torch"])
+    torch, tensorflow = models["torch"], models["tensorflow"]
 
+    def outputs_a(draws: Sequence[Draw], numbers: Sequence[np.ndarray]) -> np.ndarray:
+        torch.prepared = dataclasses.replace(torch.prepared, draws=draws)
+        sides["torch"].write_tensors(torch, values)
+        result: np.ndarray = modules["torch"].train_outputs(torch, rows, numbers)
+        return result
 
-def match_draws(
-    torch: Sequence[tuple[int, ...]], tensorflow: Sequence[tuple[int, ...]]
-) -> list[tuple[list[int], list[int] | None]]:
-    """Return how what dropout draws on one side is that of the other; empty where it is not known.
+    def outputs_b(arrays: Mapping[str, np.ndarray], numbers: Sequence[np.ndarray]) -> np.ndarray:
+        sides["tensorflow"].write_tensors(tensorflow, arrays)
+        result: np.ndarray = modules["tensorflow"].train_outputs(tensorflow, rows, numbers)
+        return result
 
-    Then each side draws for itself, which is seen, and the pair cannot be judged.
-    """
-    if len(torch) != len(tensorflow):
-        return []
-    matched = []
-    for one, other in zip(torch, tensorflow, strict=True):
-        first = {4: (0, 3, 1, 2), 3: (0, 2, 1)}.get(len(one))
-        ways: list[tuple[int, ...] | None] = [None] if one == other else []
-        if first is not None and len(other) == len(one) == 4:
-            ways += [first] if tuple(other[axis] for axis in first) == one else []
-        if len(ways) != 1:
-            return []
-        matched.append((list(other[1:]), None if ways[0] is None else list(ways[0])))
-    return matched
+    def alternatives() -> list[list[Match]]:
+        sides["torch"].write_tensors(torch, values)
+        wanted = sides["torch"].differentiate(torch, rows, None)[0]
+
+        def holds(matches: Sequence[Match]) -> bool:
+            sides["tensorflow"].write_tensors(tensorflow, prove.carry(matches, values))
+            outputs = sides["tensorflow"].differentiate(tensorflow, rows, None)[0]
+            return prove.measure(wanted, outputs) <= proof.near
+
+        return [matches for matches in prove.list_neighbours(proof.matches)[:100] if holds(matches)]
+
+    drawn = settle_draws(
+        proof, shapes["torch"], shapes["tensorflow"], values=values, outputs_a=outputs_a,
+        outputs_b=outputs_b, alternatives=alternatives,
+    )  # fmt: skip
+    sides["torch"].write_tensors(torch, values)
+    sides["tensorflow"].write_tensors(tensorflow, prove.carry(drawn.matches, values))
+    return drawn
 
 
 def describe_optimizers(request: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,7 +447,8 @@ def write(
     differences: Sequence[Difference],
     layers: Mapping[str, Any],
     optimizers: Mapping[str, Any],
-    draws: Sequence[Any],
+    drawn: Drawn,
+    constants: Mapping[str, Any],
 ) -> None:
     """Write what was made; ``about.json`` is the last one."""
     matched = {
@@ -381,12 +477,14 @@ def write(
             for m in proof.matches if m.a.trained != m.b.trained
         ],
         "layers": layers,
-        "draws": draws,
+        "draws": [[list(d.shape), None if d.axes is None else list(d.axes)] for d in drawn.draws],
+        "draw_order": drawn.order,
         "optimizers": optimizers,
         "settings": [
             [each.a_layer.removeprefix("module."), *each[1:]]
             for each in [*differences, *compare_optimizers(optimizers)]
         ],
+        "constants": constants,
         "proof": {
             "holds": proof.holds,
             "near": proof.near,

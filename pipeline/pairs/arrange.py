@@ -60,7 +60,7 @@ def to_neutral(axes: Axes, value: np.ndarray, *, leading: int = 0) -> np.ndarray
     layout = axes if isinstance(axes, Layout) else None
     order = axes.axes if isinstance(axes, Layout) else axes
     if layout is not None:
-        value = value.reshape(*value.shape[:leading], *(layout.neutral[axis] for axis in order))
+        value = value.reshape((*value.shape[:leading], *(layout.neutral[axis] for axis in order)))
     inverse = np.argsort(order) + leading
     value = value.transpose((*range(leading), *inverse))
     if layout is None or not layout.blocks:

@@ -14,7 +14,14 @@ from pipeline.parity.judged import PHASE_WORDS, RUNG_OF, Judged, matching_names
 from pipeline.parity.places import describe_place, find_ratio
 from pipeline.parity.quantity import PHASES, Quantity, list_some
 from pipeline.parity.tell import tell_excess, tell_times
-from pipeline.parity.tested import Excess, Tested, largest_apart, run_tests, sift
+from pipeline.parity.tested import (
+    Excess,
+    Tested,
+    largest_apart,
+    run_tests,
+    sees_float32_alone,
+    sift,
+)
 from pipeline.parity.verdict import KINDS, Finding, Rung
 
 
@@ -192,7 +199,7 @@ def _passed(
     norm = int(np.argmax(np.where(worst.bound[row] > 0, worst.distance[row] / worst.bound[row], 0)))
     why = f"{tell_times(times, float(worst.distance[row, norm]))} of the bound ({worst.test})"
     if times > 1:
-        why = "as far apart in float64 as a float32 constant in the models' code explains"
+        why = "as far apart in float64 as float32 inside that step explains"
     if accepted:
         why = "accepted: " + "; ".join(f"{n} ({pair.accept[n]})" for n in sorted(accepted))
     return Rung(
@@ -233,7 +240,10 @@ def without_coarse(pair: Compared, excess: list[Excess]) -> tuple[list[Excess], 
                 f"known to be coarse: {e.suspect.quantity.label} in {pair.label(e.suspect.side)}, "
                 f"{listed} ({e.distance:.2g} of its size, step {e.suspect.step})"
             )
-        elif e.kind == "precision" and e.suspect.test == "meaning" and pair.excuses_leaks:
+        elif (
+            e.kind == "precision" and e.suspect.test == "meaning" and pair.excuses_leaks
+            and sees_float32_alone(pair)
+        ):  # fmt: skip
             leaked.append(e)
         elif e.kind == "precision" and pair.precision == "note":
             notes.append(f"precision: {tell_excess(pair, e)} (step {e.suspect.step})")
@@ -242,8 +252,9 @@ def without_coarse(pair: Compared, excess: list[Excess]) -> tuple[list[Excess], 
     if leaked:
         most = max(leaked, key=lambda e: e.distance)
         notes.append(
-            f"a float32 constant in the models' code explains {most.distance:.2g} of "
-            f"{most.suspect.quantity.label} at step {most.suspect.step}; in a difference as small "
+            f"float32 inside the float64 step (a constant in the pair's code) explains "
+            f"{most.distance:.2g} of {most.suspect.quantity.label} at step "
+            f"{most.suspect.step}; in a difference as small "
             "as that no meaning is seen"
         )
     return rest, notes

@@ -32,6 +32,8 @@ class Judged:
         Names of `parity.accept` that a difference here was accepted under.
     notes
         What is to know besides.
+    unmapped
+        Of the structure, whether parameters have no partner and may have one.
     """
 
     rung: Rung
@@ -39,6 +41,7 @@ class Judged:
     suspects: tuple[Suspect, ...] = ()
     accepted: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    unmapped: bool = False
 
 
 def accept_names(rung: str, quantity: Quantity) -> set[str]:

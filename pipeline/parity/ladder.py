@@ -91,14 +91,24 @@ def judge(
     broken = find_broken(pair)
     if broken:
         rest = [Rung(name=name, verdict="ABSTAIN", why="not reached") for name in RUNGS[1:]]
-        return _put_together(pair, [Judged(rung=Rung(name="data", verdict="ERROR", why=broken)),
+        lacks_float64 = "pair" in a.about and broken.startswith("float64 is no float64")
+        verdict = "ABSTAIN" if lacks_float64 else "ERROR"  # code that was not written for it
+        return _put_together(pair, [Judged(rung=Rung(name="data", verdict=verdict, why=broken)),
                                     *(Judged(rung=rung) for rung in rest)])  # fmt: skip
     if drew_own_starts(pair):
         why = "each framework drew its own start; over seeds, parity.margin compares scores"
         rest = [Rung(name=name, verdict="ABSTAIN", why=why) for name in RUNGS[1:]]
         return _put_together(pair, [judge_data(pair), *(Judged(rung=rung) for rung in rest)])
     judged = [way(pair) for way in _WAYS.values()]
-    judged = [*judge_structure(pair, forward=judged[RUNGS.index("forward")].rung.verdict), *judged]
+    front = judge_structure(pair, forward=judged[RUNGS.index("forward")].rung.verdict)
+    if front and front[0].unmapped:  # what is compared are models that hold other values
+        why = "not every parameter has a partner"
+        judged = [
+            each if each.rung.name in ("data", "init") else
+            Judged(rung=Rung(name=each.rung.name, verdict="ABSTAIN", why=why))
+            for each in judged
+        ]  # fmt: skip
+    judged = [*front, *judged]
     judged = [_with_agreed(each, judged[:i]) for i, each in enumerate(judged)]
     return _put_together(pair, _abstain_if_other(pair, judged), distances=measure_distances(pair))
 

@@ -39,6 +39,8 @@ def judge_init(pair: Compared) -> Judged:
     far = {name: float(row.ulp[0]) for name, row in rows.items() if row.differs[0]}
     if not far:
         why = "every parameter, every bit"
+        if "pair" in pair.a.about:
+            why += f"; both start from {pair.a.config['model']['init']}'s own draw"
         rung = Rung(name="init", verdict="PASS", by="bits", why=why)
         return Judged(rung=rung, notes=notes)
     tensor = max(far, key=lambda name: far[name])

@@ -42,7 +42,8 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
             f"no map is known for {listed}: as many numbers in both, which one side may hold "
             "joined, split or added"
         )
-        return Judged(rung=Rung(name="structure", verdict="ABSTAIN", why=why), notes=notes)
+        rung = Rung(name="structure", verdict="ABSTAIN", why=why)
+        return Judged(rung=rung, notes=notes, unmapped=True)
     if lonely:
         side, name, shape = lonely[0]
         others = [name for _, name, _ in lonely[1:4]]
@@ -55,13 +56,18 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         trained, still = ("PyTorch", "TensorFlow")[:: 1 if trained_in_torch else -1]
         why = f"{name} ({other}) is trained in {trained} and frozen in {still}"
         return _fail(pair, name, why, notes)
+    if about["constants"]["buffers"]:
+        name, other, apart = about["constants"]["buffers"][0]
+        why = f"{name} ({other}) is never trained, and the models were made with other values of it"
+        return _fail(pair, name, f"{why} ({apart:.3g} apart)", notes)
     proof = about["proof"]
     if proof["holds"]:
         why = "each parameter has one partner, as random weights prove"
         rung = Rung(name="structure", verdict="PASS", by="bits", why=why)
         return Judged(rung=rung, notes=notes)
-    apart = "not finite or of other shapes" if proof["apart"] is None else f"{proof['apart']:.2g}"
-    why = f"with random weights the outputs are {apart} of their size apart"
+    why = "with random weights the outputs are not finite on one side alone, or of other shapes"
+    if proof["apart"] is not None:
+        why = f"with random weights the outputs are {proof['apart']:.2g} of their size apart"
     if forward == "PASS":  # the map is right there: nothing else would agree
         return _fail(pair, "output", f"{why}: the models compute other functions", notes)
     why += ", so the models differ or the map (map.yaml) is wrong"
@@ -81,6 +87,11 @@ def _fail(pair: Compared, tensor: str, why: str, notes: tuple[str, ...]) -> Judg
 def _list_notes(about: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what is to know about the map besides the verdict."""
     notes = []
+    for name, other, _ in about["constants"]["frozen"]:
+        notes.append(
+            f"{name} ({other}) is frozen on both sides, and the models were made with other "
+            "values: both start from the same ones here"
+        )
     for group in about["proof"]["interchangeable"]:
         notes.append(
             f"no value tells these apart, so the map may exchange them: {', '.join(group)}"

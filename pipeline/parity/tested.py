@@ -236,7 +236,7 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
     assert pair.evidence is not None
     types = pair.evidence.about.get("types", {})
     coarsest = [max([0.0, *(_EPS.get(t, 0.0) for t in types.get(side, ()))]) for side in "ab"]
-    if coarsest[0] == coarsest[1] and not pair.excuses_leaks:
+    if coarsest[0] == coarsest[1] and not (pair.excuses_leaks and sees_float32_alone(pair)):
         return False
     if suspect.quantity.kind in ("parameter", "free"):
         updates = pair.evidence.arrays.get(f"update/{suspect.source}/{suspect.quantity.key}")
@@ -246,6 +246,13 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
         apart = pair.evidence.measured(suspect.quantity, suspect.source).apart[row, 0]
         far = relative(float(apart), float(updates[row, 0]))
     return far <= bounds.units(1) * max(coarsest)
+
+
+def sees_float32_alone(pair: Compared) -> bool:
+    """Whether float32 is the one narrower type that operations of a float64 step see."""
+    types = {} if pair.evidence is None else pair.evidence.about.get("types", {})
+    narrow = {kind for each in types.values() for kind in each if kind in _EPS}
+    return narrow == {"float32"}
 
 
 def largest_apart(

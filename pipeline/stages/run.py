@@ -145,7 +145,10 @@ def _with_stored_data(job: Job) -> Job:
     if "generate" in job.settings.stages and not path.is_file():
         with storage.room_for(DATA):
             generate(job.dataset, folder=DATA)
-    return dataclasses.replace(job, dataset=stored(job.dataset, folder=DATA))
+    dataset = stored(job.dataset, folder=DATA)
+    if dataset.facts != job.dataset.facts:  # another pair made the same numbers
+        dataset = dataclasses.replace(dataset, facts=job.dataset.facts)
+    return dataclasses.replace(job, dataset=dataset)
 
 
 def _start_of(job: Job, before: Checkpoint | None) -> Mapping[str, np.ndarray] | None:
@@ -180,7 +183,7 @@ def _begin_record(job: Job, *, device: str, versions: Mapping[str, str]) -> RunR
 
 def describe_pair(about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a record says of a pair that is not ours; nothing of our own."""
-    kept = ("left_over", "trained_on_one_side", "settings", "proof")
+    kept = ("left_over", "trained_on_one_side", "settings", "proof", "constants")
     return {"pair": {name: about[name] for name in kept}} if about else {}
 
 

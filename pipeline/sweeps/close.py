@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.config.schema import read_accepted
 from pipeline.config.types import ConfigError
 from pipeline.output import print_last
+from pipeline.pairs.registry import FOREIGN
 from pipeline.record.record import RunRecord
 from pipeline.sweeps import search
 from pipeline.sweeps.evidence import make_evidence
@@ -123,7 +124,8 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinis
         evidence=make_evidence(
             settings, records, budget=0.0 if interrupted else settings.parity.budget
         ),
-        hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id} measures it",
+        hint=f"; python -m pipeline 'stages=[probe,compare]' compare.sweep={parent.id}"
+        f"{tell_pair(settings.model)} measures it",
         notes=notes,
         unreadable=unreadable,
         command=tell_command([*sweep.config.hydra.overrides.hydra, *overrides], multirun=True),
@@ -144,6 +146,14 @@ def _report(sweep: OpenSweep, children: list[Any], *, interrupted: bool, unfinis
     terminal.where(result.folder, uri=settings.tracking.uri, page=page)
     terminal.summary(result, unfinished=unfinished, best=search.tell_best(sweep.config, jobs))
     return result.exit_code if result.judges else 0
+
+
+def tell_pair(model: Any) -> str:
+    """Return the words by which a command names a pair that is not ours; nothing of ours."""
+    if model.name != FOREIGN:
+        return ""
+    keys = ("path",) if model.settings["path"] is not None else ("torch", "tensorflow")
+    return "".join([" model=own", *(f" model.{key}={model.settings[key]}" for key in keys)])
 
 
 def _untold(sweep: OpenSweep, notes: list[str]) -> list[str]:

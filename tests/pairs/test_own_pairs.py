@@ -94,6 +94,37 @@ def test_a_fault_is_named_at_its_rung_and_module(file, fault):
     assert tensor in ladder.finding.tensor
 
 
+def test_branches_that_only_training_tells_apart_are_mapped_by_training():
+    (a, _), ladder = verified("corners.py")
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert a.named("layer").keys() >= {"left", "right", "out"}
+
+
+@pytest.mark.long
+def test_a_constant_of_other_values_is_a_fault_of_the_structure():
+    _, ladder = verified("corners.py", "+model.settings.tensorflow.kind=constant")
+    assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "structure")
+    assert ladder.finding.tensor == "mean"
+
+
+def test_losses_that_a_keras_model_adds_itself_are_refused():
+    with pytest.raises(ConfigError, match="adds losses of its own"):
+        verified("corners.py", "+model.settings.tensorflow.kind=regularizer")
+
+
+@pytest.mark.long
+def test_an_idle_bfloat16_excuses_nothing():
+    _, ladder = verified("idle.py")
+    assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "loss")
+
+
+def test_a_hint_that_names_nothing_is_refused(tmp_path):
+    file = tmp_path / "hinted.py"
+    file.write_text((HERE / "rules.py").read_text() + "\n\nsame = {'nothing': 'dense'}\n")
+    with pytest.raises(ConfigError, match="same: the torch model has no parameter nothing"):
+        verified(file)
+
+
 RULES = {
     "adam": ("update", "0.weight"),  # Keras has the epsilon beside the uncorrected root
     "decay": ("update", "0.weight (slot v)"),
@@ -109,7 +140,7 @@ def test_optimizers_that_a_pair_brings_are_judged_by_their_own_steps(rule):
     assert (ladder.verdict, ladder.finding.rung, ladder.finding.tensor) == ("FAIL", rung, tensor)
     assert a.named("slot/v" if rule != "adam" else "slot/m")
     differing = [each[2] for each in a.about["pair"]["settings"]]
-    assert differing == (["weight decay"] if rule == "decay" else [])
+    assert differing == {"decay": ["weight decay"], "schedule": ["schedule"]}.get(rule, [])
 
 
 def test_settings_that_differ_are_suspects_with_their_place():
@@ -226,7 +257,11 @@ def test_an_edited_file_is_another_pair(tmp_path):
     settings = {"path": str(file), "torch": None, "tensorflow": None}
     before = digest_code(settings)
     (tmp_path / "beside.py").write_text("x = 1\n")
-    assert digest_code(settings) != before
+    assert digest_code(settings) == before  # nobody imports it
+    file.write_text("from beside import x\n" + file.read_text())
+    with_beside = digest_code(settings)
+    (tmp_path / "beside.py").write_text("x = 2\n")
+    assert len({before, with_beside, digest_code(settings)}) == 3
 
 
 def test_what_a_record_names_is_not_run_unless_the_command_names_it(tmp_path, monkeypatch):

@@ -211,9 +211,9 @@ def read_settings(layer: Any) -> dict[str, Any]:
     if kind.startswith(("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv")):
         stride, dilation = list(layer.strides), list(layer.dilation_rate)
         padding: Any = layer.padding
-        if padding == "valid" and not kind.endswith("Transpose"):
+        if padding == "valid":
             padding = [[0, 0]] * len(stride)
-        if padding == "same" and set(stride) == {1}:
+        if padding == "same" and set(stride) == {1} and not kind.endswith("Transpose"):
             total = [(k - 1) * d for k, d in zip(layer.kernel_size, dilation, strict=True)]
             padding = [[size // 2, size - size // 2] for size in total]
         groups = {} if kind.startswith("Depthwise") else {"groups": getattr(layer, "groups", 1)}

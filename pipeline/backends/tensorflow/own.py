@@ -57,7 +57,11 @@ def make_own(
     arrays_of, there = ARRAYS[type(rule).__name__], list_slots(rule, len(trained))
     kept = {name: there[arrays_of[name]] for name in update.slots}
     is_scaled = type(rule).__name__ == "SGD"
-    scale = -1 / float(tf.convert_to_tensor(rule.learning_rate)) if is_scaled else 1.0
+    begun = float(tf.convert_to_tensor(rule.learning_rate))
+    if is_scaled and kept and not begun:
+        model.refuse("tensorflow_optimizer: its momentum has no meaning at a first rate of 0")
+    is_scaled = is_scaled and bool(kept)
+    scale = -1 / begun if is_scaled else 1.0
     begin = {name: [tf.convert_to_tensor(v) for v in values] for name, values in kept.items()}
     variables = [handle_of(p) for p in parameters]
     lacking: set[int] = set()
@@ -125,5 +129,11 @@ def describe_optimizer(model: Any) -> dict[str, Any]:
                          ("beta1", "beta_1"), ("beta2", "beta_2")):  # fmt: skip
         if config.get(theirs) is not None:
             settings[ours] = float(config[theirs])
+    clips = [k for k in ("clipnorm", "clipvalue", "global_clipnorm") if config.get(k) is not None]
+    settings["clipping"] = {key: config[key] for key in clips} or None
+    settings["schedule"] = None
+    if isinstance(rate, dict):
+        settings["schedule"] = str(rate.get("class_name"))
+    settings["average"] = bool(config.get("use_ema"))
     settings["weight decay"] = float(config.get("weight_decay") or 0.0)
     return {"slots": names, "counts_steps": True, "settings": settings}

@@ -102,5 +102,6 @@ def describe_optimizer(model: Any) -> dict[str, Any]:
             settings[ours] = group[theirs]
     if "betas" in group:
         settings |= {"beta1": float(group["betas"][0]), "beta2": float(group["betas"][1])}
+    settings |= {"clipping": None, "schedule": None, "average": False}
     settings["weight decay"] = float(group.get("weight_decay", 0.0))
     return {"slots": names, "counts_steps": "step" in state, "settings": settings}

@@ -70,7 +70,9 @@ class Prepared:
         By side and neutral name, the layers whose results are compared: a module's path in PyTorch,
         and in TensorFlow which of all layers it is.
     draws
-        The random numbers that a training pass of one batch draws for dropout, in their order.
+        The random numbers that a training pass of one batch draws for dropout, in PyTorch's order.
+    draw_order
+        For each of TensorFlow's the number of PyTorch's that it takes.
     """
 
     x: Sequence[Field] = ()
@@ -81,6 +83,7 @@ class Prepared:
     brings_loss: bool = False
     layers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     draws: Sequence[Draw] = ()
+    draw_order: Sequence[int] = ()
 
 
 def pack(batch: Mapping[str, np.ndarray], fields: Sequence[Field]) -> np.ndarray:

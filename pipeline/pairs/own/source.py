@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -143,22 +144,50 @@ def brings(settings: Mapping[str, Any], group: str, option: str) -> bool:
 
 
 def digest_code(settings: Mapping[str, Any]) -> str:
-    """Return a SHA-256 over the pair's files and the modules beside them, by name and content."""
+    """Return a SHA-256 over the pair's files and the modules beside them that they import."""
     digest = hashlib.sha256()
-    for root in sorted({located.file.parent for located in find_files(settings).values()}):
-        for file in list_modules(root):
-            digest.update(f"{file.relative_to(root)}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted({located.file for located in find_files(settings).values()}):
+        for module in sorted(list_modules(file)):
+            digest.update(f"{module.relative_to(file.parent)}\0".encode())
+            digest.update(hashlib.sha256(module.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def list_modules(folder: Path) -> list[Path]:
-    """Return the Python files of a folder, and those of the packages in it, sorted."""
-    files = sorted(folder.glob("*.py"))
-    for part in sorted(folder.iterdir()):
-        if (part / "__init__.py").is_file():
-            files += list_modules(part)
+def list_modules(file: Path) -> set[Path]:
+    """Return a file, and what it imports of the modules and packages beside it, itself and so on.
+
+    Of a package every file counts.
+    """
+    folder, files, waiting = file.parent, set[Path](), [file]
+    if (folder / "__init__.py").is_file():
+        waiting += sorted(folder.rglob("*.py"))
+    while waiting:
+        path = waiting.pop()
+        if path in files:
+            continue
+        files.add(path)
+        for name in _list_imported(path):
+            if (folder / f"{name}.py").is_file():
+                waiting.append(folder / f"{name}.py")
+            elif (folder / name / "__init__.py").is_file():
+                waiting += sorted((folder / name).rglob("*.py"))
     return files
+
+
+def _list_imported(file: Path) -> set[str]:
+    """Return the first words of the modules that a file imports; none of one that is no Python."""
+    names: set[str] = set()
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError):
+        return names
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+            names |= {alias.name for alias in node.names} if node.level else set()
+    return names
 
 
 def allow(settings: Mapping[str, Any]) -> None:
@@ -260,7 +289,7 @@ def run(located: Located, call: Callable[..., Any], *arguments: Any, **named: An
         return call(*arguments, **named)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(located.key, located.text, tell_error(error)) from error
 
 
@@ -268,5 +297,6 @@ def tell_error(error: BaseException) -> str:
     """Return an exception in one line: its type, what it says, and where it was raised."""
     last = next(reversed(traceback.extract_tb(error.__traceback__)), None)
     place = f" ({Path(last.filename).name}, line {last.lineno})" if last is not None else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}{place}"
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    shown = text if len(text) <= 300 else f"{text[:300].rpartition(' ')[0]} ..."
+    return f"{type(error).__name__}: {shown}{place}"

@@ -14,7 +14,7 @@ from tensorflow.python.ops import nn_ops
 
 from pipeline.config.types import ConfigError
 from pipeline.pairs.own.prepared import Prepared, unpack
-from pipeline.pairs.own.results import choose_output
+from pipeline.pairs.own.results import list_outputs
 from pipeline.pairs.own.source import find_files, load_functions, run
 from pipeline.pairs.pair import Place
 
@@ -46,7 +46,7 @@ class Own:
         Dropout takes the numbers of `draws` in place of random ones, in their order.
         """
         batch = self.to_batch(unpack(x.numpy(), self.prepared.x, name="x"), like=x)
-        with replaced(draws):
+        with replaced(self.in_order(draws)):
             return self.to_output(self.call(self.call_module, batch, training))
 
     def measure_loss(self, x: tf.Tensor, y: tf.Tensor, *draws: tf.Tensor) -> tf.Tensor:
@@ -54,11 +54,15 @@ class Own:
         arrays = unpack(x.numpy(), self.prepared.x, name="x")
         if self.prepared.y is not None:
             arrays |= unpack(y.numpy(), self.prepared.y, name="y")
-        with replaced(draws):
+        with replaced(self.in_order(draws)):
             value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
         if not tf.is_tensor(value) or value.shape.num_elements() != 1:
             self.refuse(f"tensorflow_loss returned {tell_type(value)}, no scalar tensor")
         return tf.reshape(value, ())
+
+    def in_order(self, draws: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the numbers for dropout in the order in which this model draws them."""
+        return [draws[number] for number in self.prepared.draw_order] if draws else []
 
     def to_batch(self, arrays: Mapping[str, np.ndarray], *, like: tf.Tensor) -> Any:
         """Return what the model takes; by default the arrays as they are."""
@@ -81,14 +85,16 @@ class Own:
         return self.module(*(batch if isinstance(batch, tuple) else (batch,)), **mode)
 
     def to_output(self, result: Any) -> tf.Tensor:
-        """Return the tensor that counts."""
+        """Return the tensor that counts; several are joined, each as a row for each sample."""
         if self.functions.output is not None:
             result = self.call(self.functions.output, result)
-        output = choose_output(result, tf.Tensor)
-        if output is None:
+        outputs = list_outputs(result, tf.Tensor)
+        if not outputs or any(output.shape.rank == 0 for output in outputs):
             made = tell_type(result)
             self.refuse(f"the model returned {made}; tensorflow_output(result) says what counts")
-        return output
+        if len(outputs) == 1:
+            return outputs[0]
+        return tf.concat([tf.reshape(each, (each.shape[0], -1)) for each in outputs], axis=1)
 
     def call(self, function: Any, *arguments: Any) -> Any:
         """Call code of the pair; what it raises becomes one line."""
@@ -140,6 +146,14 @@ def list_draws(model: Own, x: np.ndarray) -> list[tuple[int, ...]]:
     with replaced((), shapes):
         model(tf.constant(x.astype(keras.config.floatx())), training=True)
     return shapes
+
+
+def train_outputs(model: Own, x: np.ndarray, numbers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the outputs of some rows in training mode, with given numbers for dropout."""
+    dtype = keras.config.floatx()
+    with replaced([tf.constant(number, dtype) for number in numbers]):
+        outputs: np.ndarray = model(tf.constant(x.astype(dtype)), training=True).numpy()
+    return outputs
 
 
 def tell_type(value: Any) -> str:

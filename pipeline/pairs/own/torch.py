@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from pipeline.config.types import ConfigError
 from pipeline.pairs.own.prepared import Prepared, unpack
-from pipeline.pairs.own.results import choose_output
+from pipeline.pairs.own.results import list_outputs
 from pipeline.pairs.own.source import find_files, load_functions, run
 from pipeline.pairs.pair import Place
 
@@ -59,6 +59,8 @@ class Own(nn.Module):
             value = self.call(self.functions.loss, self.module, self.to_batch(arrays, like=x))
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             self.refuse(f"torch_loss returned {tell_type(value)}, no scalar tensor")
+        if torch.is_grad_enabled() and not value.requires_grad:
+            self.refuse("torch_loss returned a tensor that no gradient leads through")
         return value.reshape(())
 
     def to_batch(self, arrays: Mapping[str, np.ndarray], *, like: torch.Tensor) -> Any:
@@ -78,16 +80,21 @@ class Own(nn.Module):
         return self.module(*batch) if isinstance(batch, tuple) else self.module(batch)
 
     def to_output(self, result: Any, *, rows: torch.Tensor) -> torch.Tensor:
-        """Return the tensor that counts, with channels last as in the other framework."""
+        """Return the tensor that counts, with channels last as in the other framework.
+
+        Several are joined, each as a row for each sample.
+        """
         if self.functions.output is not None:
             result = self.call(self.functions.output, result)
-        output = choose_output(result, torch.Tensor)
-        if output is None:
-            self.refuse(
-                f"the model returned {tell_type(result)}; torch_output(result) says what counts"
-            )
-        is_image = rows.ndim == 4 and output.ndim == 4 and self.functions.batch is None
-        return output.permute(0, 2, 3, 1) if is_image else output
+        outputs = list_outputs(result, torch.Tensor)
+        if not outputs or any(output.ndim == 0 for output in outputs):
+            made = tell_type(result)
+            self.refuse(f"the model returned {made}; torch_output(result) says what counts")
+        if rows.ndim == 4 and self.functions.batch is None:
+            outputs = [o.permute(0, 2, 3, 1) if o.ndim == 4 else o for o in outputs]
+        if len(outputs) == 1:
+            return outputs[0]
+        return torch.cat([output.reshape(len(output), -1) for output in outputs], dim=1)
 
     def call(self, function: Any, *arguments: Any) -> Any:
         """Call code of the pair; what it raises becomes one line."""
@@ -140,6 +147,17 @@ def list_draws(model: Own, x: np.ndarray) -> list[tuple[int, ...]]:
         model(torch.from_numpy(x).to(torch.get_default_dtype()))
     model.train(before)
     return draws.shapes
+
+
+def train_outputs(model: Own, x: np.ndarray, numbers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the outputs of some rows in training mode, with given numbers for dropout."""
+    before, dtype = model.training, torch.get_default_dtype()
+    model.train()
+    with torch.no_grad():
+        draws = [torch.from_numpy(number).to(dtype) for number in numbers]
+        outputs = to_array(model(torch.from_numpy(x).to(dtype), *draws))
+    model.train(before)
+    return outputs
 
 
 def tell_type(value: Any) -> str:
