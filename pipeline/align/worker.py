@@ -14,20 +14,22 @@ import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import yaml
 
-from pipeline import backends, data, seeds, storage
+from pipeline import backends, data, seeds
 from pipeline.align import batches, prove
+from pipeline.align.checks import check_outputs, check_own_losses, check_tensors, read_classes
 from pipeline.align.draws import Drawn, settle_draws
-from pipeline.align.propose import Match, is_below, list_candidates, propose
-from pipeline.align.settings import Difference, compare_optimizers, compare_settings
+from pipeline.align.files import Samples, read_map, write_pair
+from pipeline.align.propose import Match, propose
+from pipeline.align.settings import compare_settings
 from pipeline.config.types import ConfigError
 from pipeline.pairs.arrange import to_neutral
-from pipeline.pairs.own.prepared import Draw, Field, Prepared, to_plain
+from pipeline.pairs.own.prepared import Draw, Prepared
 from pipeline.pairs.own.source import (
+    SIDES,
     brings,
     find_files,
     load_batches,
@@ -35,20 +37,10 @@ from pipeline.pairs.own.source import (
     run,
     tell_error,
 )
-from pipeline.pairs.pair import Layout
 from pipeline.pairs.registry import FOREIGN, find_pair
 from pipeline.watching import watched
 
-SIDES = ("torch", "tensorflow")
 WIDE, NARROW = "float64", "float32"
-
-
-class Samples(NamedTuple):
-    """What the models are called with: how rows hold arrays, and some rows of samples."""
-
-    x: list[Field]
-    y: list[Field] | None
-    rows: np.ndarray
 
 
 def main(folder: Path) -> int:
@@ -125,7 +117,7 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     differences = compare_settings(
         proof.matches, *(sides[name].list_settings(models[name]) for name in SIDES)
     )
-    write(
+    write_pair(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
         differences=differences, layers=layers, optimizers=optimizers, drawn=drawn,
         constants=find_other_constants(proof.matches, own),
@@ -159,59 +151,6 @@ def read_samples(
         rows,
         Samples(x, y, batches.to_rows(arrays["train"], x, name="x")[: min(rows, 8)]),
     )
-
-
-def check_outputs(outputs: Mapping[str, np.ndarray], *, rows: int) -> None:
-    """Refuse two models whose outputs cannot be compared."""
-    shapes = {name: each.shape for name, each in outputs.items()}
-    for name, shape in shapes.items():
-        if len(shape) < 1 or shape[0] != rows:
-            raise ConfigError(
-                "model.name", FOREIGN,
-                f"the {name} model returns the shape {shape} for {rows} samples; {name}_output "
-                "says what counts, with a row for each",
-            )  # fmt: skip
-    if shapes["torch"] != shapes["tensorflow"]:
-        raise ConfigError(
-            "model.name", FOREIGN,
-            f"PyTorch returns the shape {shapes['torch']} and TensorFlow "
-            f"{shapes['tensorflow']} for the same samples; torch_output or tensorflow_output "
-            "says what counts",
-        )  # fmt: skip
-
-
-def check_own_losses(request: Mapping[str, Any], model: Any) -> None:
-    """Refuse a Keras model with parts that act only in Keras's own loss or optimizer."""
-    given = request["model"]
-    if getattr(model.module, "losses", None) and not brings(given, "loss", request["loss"]):
-        raise ConfigError(
-            "loss.name", request["loss"],
-            "the Keras model adds losses of its own (regularizers or add_loss); torch_loss and "
-            "tensorflow_loss say how they count",
-        )  # fmt: skip
-    constrained = [v for v in model.variables if getattr(v, "constraint", None) is not None]
-    if constrained and not brings(given, "optimizer", request["optimizer"]):
-        raise ConfigError(
-            "optimizer.name", request["optimizer"],
-            "the Keras model has constraints, which only Keras's optimizers apply; give "
-            "torch_optimizer and tensorflow_optimizer",
-        )  # fmt: skip
-
-
-def check_tensors(request: Mapping[str, Any], tensors: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse models with nothing to train, and hints that name nothing."""
-    for side, each in tensors.items():
-        if not any(tensor.trained for tensor in each):
-            kind = "no parameter" if not each else "no parameter that is trained"
-            raise ConfigError("model.name", FOREIGN, f"the {side} model has {kind}")
-    hints = load_hints(request["model"])
-    if not isinstance(hints, Mapping):
-        raise ConfigError("model.name", FOREIGN, "same must be a dictionary of names")
-    for names in hints.items():
-        for side, name in zip(SIDES, names, strict=True):
-            if not any(is_below(tensor.name, str(name)) for tensor in tensors[side]):
-                reason = f"same: the {side} model has no parameter {name}, and none below it"
-                raise ConfigError("model.name", FOREIGN, reason)
 
 
 def find_other_constants(
@@ -359,31 +298,6 @@ def find_layers(
     }
 
 
-def read_map(request: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[Match] | None:
-    """Return the map that the user gave; None where there is none."""
-    if request["map"] is None:
-        return None
-    name = request["model"]["map"]
-    try:
-        entries = yaml.safe_load(request["map"])["parameters"]
-        pairs = [(entry["torch"], entry["tensorflow"], entry.get("axes")) for entry in entries]
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise ConfigError("model.map", name, f"is no map: {type(error).__name__}") from None
-    by_path = {side: {tensor.name: tensor for tensor in each} for side, each in tensors.items()}
-    matches = []
-    for a, b, axes in pairs:
-        for side, path in (("torch", a), ("tensorflow", b)):
-            if path not in by_path[side]:
-                raise ConfigError("model.map", name, f"{side} has no tensor {path}")
-        one, other = by_path["torch"][a], by_path["tensorflow"][b]
-        ways = [c.axes for c in list_candidates(one, other)] or [None]
-        wanted = next((way for way in ways if describe_axes(way) == axes), None)
-        if axes is not None and wanted is None:
-            raise ConfigError("model.map", name, f"{a}: axes {axes} do not fit {b}")
-        matches.append(Match(one, other, wanted))
-    return matches
-
-
 def write_samples(
     folder: Path,
     request: Mapping[str, Any],
@@ -423,115 +337,6 @@ def write_samples(
     dataset = data.Dataset(name="own", arrays=held, facts=facts)
     data.save(dataset, folder)
     return dataset.digest
-
-
-def read_classes(y: np.ndarray, *, classes: int) -> np.ndarray:
-    """Return integer targets as class numbers of shape ``(n, 1)``, which the outputs must have."""
-    numbers = y.astype(np.int64)
-    if numbers.min() < 0 or numbers.max() >= classes:
-        raise ConfigError(
-            "data.name", "own",
-            f"batches(rng): y has the class {int(numbers.max())}, the models {classes} outputs",
-        )  # fmt: skip
-    return numbers
-
-
-def write(
-    folder: Path,
-    *,
-    first: Mapping[str, np.ndarray],
-    samples: Samples,
-    digest: str,
-    proof: prove.Proof,
-    tensors: Mapping[str, Any],
-    differences: Sequence[Difference],
-    layers: Mapping[str, Any],
-    optimizers: Mapping[str, Any],
-    drawn: Drawn,
-    constants: Mapping[str, Any],
-) -> None:
-    """Write what was made; ``about.json`` is the last one."""
-    matched = {
-        "torch": {match.a.path for match in proof.matches},
-        "tensorflow": {match.b.path for match in proof.matches},
-    }
-    left_over = {
-        side: [tensor for tensor in each if tensor.path not in matched[side]]
-        for side, each in tensors.items()
-    }
-    about = {
-        "format": 1,
-        "order": [*first],
-        "digest": storage.array_digest({**first, "sample": samples.rows}),
-        "x": to_plain(samples.x),
-        "y": None if samples.y is None else to_plain(samples.y),
-        "data": digest,
-        "places": {side: describe_places(proof.matches, side) for side in SIDES},
-        "ignored": {side: [tensor.path for tensor in each] for side, each in left_over.items()},
-        "left_over": {
-            side: [[t.name, list(t.shape), t.trained] for t in each]
-            for side, each in left_over.items()
-        },
-        "trained_on_one_side": [
-            [m.a.name, m.b.name, m.a.trained]
-            for m in proof.matches if m.a.trained != m.b.trained
-        ],
-        "layers": layers,
-        "draws": [[list(d.shape), None if d.axes is None else list(d.axes)] for d in drawn.draws],
-        "draw_order": drawn.order,
-        "optimizers": optimizers,
-        "settings": [
-            [each.a_layer.removeprefix("module."), *each[1:]]
-            for each in [*differences, *compare_optimizers(optimizers)]
-        ],
-        "constants": constants,
-        "proof": {
-            "holds": proof.holds,
-            "near": proof.near,
-            "apart": proof.apart if np.isfinite(proof.apart) else None,
-            "changed": list(proof.changed),
-            "interchangeable": [list(group) for group in proof.interchangeable],
-        },
-    }  # fmt: skip
-    np.save(folder / "sample.npy", samples.rows, allow_pickle=False)
-    np.savez(folder / "first.npz", **first)  # type: ignore[arg-type]
-    text = yaml.safe_dump(describe_map(proof, left_over), sort_keys=False, width=100)
-    (folder / "map.yaml").write_text(text)
-    storage.write_atomic(
-        folder / "about.json", lambda file: file.write(json.dumps(about, indent=1).encode())
-    )
-
-
-def describe_places(matches: Sequence[Match], side: str) -> dict[str, Any]:
-    """Return one side's places by neutral name, which is the one in PyTorch."""
-    return {
-        m.a.name: {
-            "path": m.a.path if side == "torch" else m.b.path,
-            "axes": None if side == "torch" else describe_axes(m.axes),
-            "role": "trained" if m.a.trained or m.b.trained else "statistic",
-        }
-        for m in matches
-    }
-
-
-def describe_axes(axes: Any) -> Any:
-    """Return how a tensor is held, as JSON and YAML take it."""
-    if isinstance(axes, Layout):
-        return {name: list(value) for name, value in axes._asdict().items()}
-    return None if axes is None else list(axes)
-
-
-def describe_map(proof: prove.Proof, left_over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``map.yaml`` holds."""
-    return {
-        "proved": proof.holds,
-        "parameters": [
-            {"torch": m.a.name, "tensorflow": m.b.name}
-            | ({} if m.axes is None else {"axes": describe_axes(m.axes)})
-            for m in proof.matches
-        ],
-        "left over": {side: [t.name for t in each] for side, each in left_over.items()},
-    }
 
 
 if __name__ == "__main__":
