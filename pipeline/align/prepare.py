@@ -94,6 +94,7 @@ def _describe(settings: Config, dataset: Dataset | None) -> dict[str, Any]:
         "model": dict(model),
         "init": settings.model.init,
         "map": None if model["map"] is None else Path(model["map"]).read_text(),
+        "weights": None if model["weights"] is None else digest_weights(model["weights"]),
         "code": digest_code(model),
         "program": identity.code_digest(),
         "versions": {
@@ -105,6 +106,14 @@ def _describe(settings: Config, dataset: Dataset | None) -> dict[str, Any]:
         "optimizer": settings.optimizer.name,
         "data": dict(settings.data.settings) if dataset is None else dataset.digest,
     }
+
+
+def digest_weights(path: str) -> str:
+    """Return the digest of a checkpoint."""
+    try:
+        return storage.file_digest(Path(path))
+    except OSError as error:
+        raise ConfigError("model.weights", path, f"cannot be read: {error.strerror}") from None
 
 
 def _make(folder: Path, request: Mapping[str, Any], dataset: Dataset | None) -> None:

@@ -37,6 +37,7 @@ from pipeline.pairs.own.source import (
     run,
     tell_error,
 )
+from pipeline.pairs.own.spec import SUFFIXES, find_suffix
 from pipeline.pairs.registry import FOREIGN, find_pair
 from pipeline.watching import watched
 
@@ -94,6 +95,8 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     )
     if not matches:
         raise ConfigError("model.name", FOREIGN, "the two models have no parameter in common")
+    made = {name: sides[name].read_tensors(models[name]) for name in SIDES}
+    start = load_checkpoint(request, sides, models) or request["init"]
     own = {name: sides[name].read_tensors(models[name]) for name in SIDES}
     proof = prove_map(sides, models, tensors, matches, samples.rows, near=prove.NEARS[dtype])
     if request["map"] is not None and not proof.holds:
@@ -103,11 +106,9 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
         )  # fmt: skip
     drawn = find_draws(sides, models, proof, samples.rows)
     proof = dataclasses.replace(proof, matches=drawn.matches)
-    if request["init"] == "torch":
-        first = own["torch"]
-    else:
-        first = prove.carry_back(proof.matches, own["tensorflow"])
-    first = {m.a.name: np.asarray(first[m.a.path], np.float64) for m in proof.matches}
+    carried = {"torch": own["torch"]}
+    carried["tensorflow"] = prove.carry_back(proof.matches, own["tensorflow"])
+    first = {m.a.name: np.asarray(carried[start][m.a.path], np.float64) for m in proof.matches}
     digest = write_samples(
         folder, request, arrays=arrays, rows=rows_of_batch, samples=samples,
         output=outputs["torch"],
@@ -120,7 +121,7 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     write_pair(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
         differences=differences, layers=layers, optimizers=optimizers, drawn=drawn,
-        constants=find_other_constants(proof.matches, own),
+        constants=find_other_constants(proof.matches, made),
     )  # fmt: skip
 
 
@@ -151,6 +152,24 @@ def read_samples(
         rows,
         Samples(x, y, batches.to_rows(arrays["train"], x, name="x")[: min(rows, 8)]),
     )
+
+
+def load_checkpoint(
+    request: Mapping[str, Any], sides: Mapping[str, Any], models: Mapping[str, Any]
+) -> str | None:
+    """Load the pair's checkpoint into the model of its framework, and return which that is."""
+    path = request["model"]["weights"]
+    if path is None:
+        return None
+    suffix = find_suffix(path)
+    assert suffix is not None  # refused before
+    side = SUFFIXES[suffix]
+    try:
+        sides[side].load_weights(models[side], path)
+    except Exception as error:
+        reason = f"does not fit the {side} model: {tell_error(error).partition(' (')[0]}"
+        raise ConfigError("model.weights", path, reason) from None
+    return side
 
 
 def find_other_constants(

@@ -15,7 +15,7 @@ from tiers import tiered
 
 from pipeline.align import prepare, worker
 from pipeline.config.types import ConfigError
-from pipeline.pairs.own.source import digest_code
+from pipeline.pairs.own.source import digest_code, load_functions
 from pipeline.stages.compare import compare
 from pipeline.stages.probe import probe_pair
 
@@ -175,6 +175,40 @@ def test_the_start_can_be_either_sides_own():
         assert np.array_equal(value, b.named("first")[name])
     (other, _), _ = verified("tokens.py")
     assert not np.array_equal(a.named("first")["head.weight"], other.named("first")["head.weight"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".weights.h5"])
+def test_a_checkpoint_of_either_side_is_the_start_of_both(tmp_path, suffix):
+    import keras
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / f"start{suffix}"
+    spec = {"path": str(HERE / "rules.py"), "torch": None, "tensorflow": None, "settings": {}}
+    side = "tensorflow" if suffix == ".weights.h5" else "torch"
+    model = load_functions(spec, side).make()
+    if suffix == ".weights.h5":
+        model.save_weights(path)
+        wanted = keras.ops.convert_to_numpy(model.layers[0].kernel).T
+    else:
+        state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+        save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+        wanted = state["0.weight"].numpy()
+    (a, b), ladder = verified("rules.py", f"model.weights={path}", steps=1)
+    assert ladder.verdict == "PASS"
+    for record in (a, b):
+        assert np.array_equal(record.named("first")["0.weight"], wanted.astype(np.float32))
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path):
+    import torch
+
+    torch.save({"other.weight": torch.ones(3)}, tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match="does not fit the torch model") as caught:
+        verified("rules.py", f"model.weights={tmp_path / 'a.pt'}")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="must be a file that ends with"):
+        verified("rules.py", f"model.weights={tmp_path / 'a.pkl'}")
 
 
 def test_integers_stay_integers_and_floats_have_the_precision_of_the_run(tmp_path):

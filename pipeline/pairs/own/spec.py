@@ -27,6 +27,7 @@ def settings(
     torch: Annotated[Text | None, Field()],
     tensorflow: Annotated[Text | None, Field()],
     settings: Annotated[dict[str, dict[str, Any]], Field()],
+    weights: Annotated[Text | None, Field()],
     map: Annotated[Text | None, Field()],
 ) -> None:
     """Have the settings of ``model=own``.
@@ -39,6 +40,9 @@ def settings(
         Instead of it, ``package.module:factory`` for each side.
     settings
         By side, the keyword arguments of its factory.
+    weights
+        A checkpoint that both sides start from, of PyTorch or of Keras by its suffix; None starts
+        from a side's own draw.
     map
         A ``map.yaml`` that is proved instead of one that is proposed; None proposes one.
     """
@@ -53,6 +57,17 @@ def optimizer() -> None:
     The optimizers that the pair brings have theirs in its code; without them it is Adam with the
     numbers of its paper, `ADAM`.
     """
+
+
+# Whose checkpoints end with what. Nothing is unpickled: a .pt file is read with weights_only.
+SUFFIXES = {
+    ".safetensors": "torch", ".pt": "torch", ".weights.h5": "tensorflow", ".keras": "tensorflow",
+}  # fmt: skip
+
+
+def find_suffix(weights: str) -> str | None:
+    """Return the suffix of a checkpoint that is a known one; None if it is not."""
+    return next((suffix for suffix in SUFFIXES if weights.endswith(suffix)), None)
 
 
 def masks(
@@ -87,6 +102,12 @@ def check(given: Mapping[str, Any]) -> None:
     if unknown:
         raise ConfigError(f"model.settings.{unknown[0]}", given["settings"][unknown[0]],
                           "must be settings of torch or tensorflow")  # fmt: skip
+    weights = given["weights"]
+    if weights is not None and find_suffix(weights) is None:
+        known = ", ".join(SUFFIXES)
+        raise ConfigError("model.weights", weights, f"must be a file that ends with {known}")
+    if weights is not None and not Path(weights).is_file():
+        raise ConfigError("model.weights", weights, "is no file")
     if given["map"] is not None and not Path(given["map"]).is_file():
         raise ConfigError("model.map", given["map"], "is no file")
     for side, (key, text, file, factory) in find_files(given).items():
