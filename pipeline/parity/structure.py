@@ -45,12 +45,14 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         rung = Rung(name="structure", verdict="ABSTAIN", why=why)
         return Judged(rung=rung, notes=notes, unmapped=True)
     if lonely:
-        side, name, shape = lonely[0]
-        others = [name for _, name, _ in lonely[1:4]]
-        more = f", and {', '.join(others)}" if others else ""
-        more += f" ({len(lonely)} in all)" if len(lonely) > 4 else ""
-        why = f"{name} of shape {tuple(shape)} is trained in {named[side]} alone{more}"
-        return _fail(pair, name, why, notes)
+        listed = []
+        for side in about["left_over"]:
+            there = [f"{name} {tuple(shape)}" for each, name, shape in lonely if each == side]
+            more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+            if there:
+                listed.append(f"{', '.join(there[:3])}{more} in {named[side]}")
+        why = f"trained without a partner: {'; '.join(listed)}"
+        return _fail(pair, lonely[0][1], why, notes)
     if frozen:
         name, other, trained_in_torch = frozen[0]
         trained, still = ("PyTorch", "TensorFlow")[:: 1 if trained_in_torch else -1]
