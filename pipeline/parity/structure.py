@@ -45,13 +45,13 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         rung = Rung(name="structure", verdict="ABSTAIN", why=why)
         return Judged(rung=rung, notes=notes, unmapped=True)
     if lonely:
-        listed = []
+        by_side = []
         for side in about["left_over"]:
             there = [f"{name} {tuple(shape)}" for each, name, shape in lonely if each == side]
             more = f" and {len(there) - 3} more" if len(there) > 3 else ""
             if there:
-                listed.append(f"{', '.join(there[:3])}{more} in {named[side]}")
-        why = f"trained without a partner: {'; '.join(listed)}"
+                by_side.append(f"{', '.join(there[:3])}{more} in {named[side]}")
+        why = f"trained without a partner: {'; '.join(by_side)}"
         return _fail(pair, lonely[0][1], why, notes)
     if frozen:
         name, other, trained_in_torch = frozen[0]
