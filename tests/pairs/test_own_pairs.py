@@ -94,6 +94,23 @@ def test_a_fault_is_named_at_its_rung_and_module(file, fault):
     assert tensor in ladder.finding.tensor
 
 
+CASES = {
+    ("columns.py", "tensorflow", "column"): "loss",
+    ("upsampling.py", "torch", "crop"): "forward",
+    ("modes.py", "tensorflow", "inference"): "loss",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("file", "side", "fault"), CASES)
+def test_a_public_case_is_named_at_its_rung_and_its_right_twin_passes(file, side, fault):
+    _, ladder = verified(file)
+    assert ladder.verdict == "PASS", ladder.sentence()
+    _, ladder = verified(file, f"+model.settings.{side}.fault={fault}")
+    assert ladder.verdict == "FAIL"
+    assert ladder.finding.rung == CASES[file, side, fault], ladder.sentence()
+
+
 def test_branches_that_only_training_tells_apart_are_mapped_by_training():
     (a, _), ladder = verified("corners.py")
     assert ladder.verdict == "PASS", ladder.sentence()
