@@ -106,6 +106,7 @@ def write_pair(
         "proof": {
             "holds": proof.holds,
             "near": proof.near,
+            "gradient": proof.gradient,
             "apart": proof.apart if np.isfinite(proof.apart) else None,
             "changed": list(proof.changed),
             "interchangeable": [list(group) for group in proof.interchangeable],

@@ -38,6 +38,9 @@ class Proof:
         the same.
     near
         How far apart outputs may be that are the same.
+    gradient
+        Where the map holds, the parameter whose gradients of the outputs, times random numbers, are
+        farthest apart, and how far, relative to the largest of all gradients.
     """
 
     matches: Sequence[Match]
@@ -45,6 +48,7 @@ class Proof:
     changed: Sequence[str] = ()
     interchangeable: Sequence[Sequence[str]] = ()
     near: float = NEARS["float64"]
+    gradient: tuple[str, float] | None = None
 
     @property
     def holds(self) -> bool:
@@ -156,6 +160,29 @@ def measure(one: np.ndarray, other: np.ndarray) -> float:
     size = np.maximum(np.abs(one), np.abs(other))
     typical = float(np.median(size[size > 0])) if (size > 0).any() else 1.0
     return float((np.abs(one - other) / np.maximum(size, typical)).max(initial=0.0))
+
+
+def compare_gradients(
+    matches: Sequence[Match], left: Values, right: Values
+) -> tuple[str, float] | None:
+    """Return the parameter whose gradients in both models are farthest apart; see `Proof`.
+
+    A gradient that a side does not have is 0.
+    """
+    pairs = {
+        match.a.name: (
+            left.get(match.a.path, np.zeros(match.a.shape)),
+            to_neutral(match.axes, right.get(match.b.path, np.zeros(match.b.shape))),
+        )
+        for match in matches if match.a.trained and match.b.trained
+    }  # fmt: skip
+    largest = max((float(np.linalg.norm(each)) for pair in pairs.values() for each in pair),
+                  default=0.0)  # fmt: skip
+    if not largest or not np.isfinite(largest):
+        return None
+    apart = {name: float(np.linalg.norm(a - b)) / largest for name, (a, b) in pairs.items()}
+    name = max(apart, key=lambda each: apart[each])
+    return name, apart[name]
 
 
 def list_neighbours(matches: Sequence[Match]) -> list[list[Match]]:

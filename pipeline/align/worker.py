@@ -106,6 +106,12 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
         )  # fmt: skip
     drawn = find_draws(sides, models, proof, samples.rows)
     proof = dataclasses.replace(proof, matches=drawn.matches)
+    if proof.holds:
+        weights = np.random.default_rng(3).standard_normal(outputs["torch"].shape)
+        gradients = [sides[n].differentiate(models[n], samples.rows, weights)[1] for n in SIDES]
+        proof = dataclasses.replace(
+            proof, gradient=prove.compare_gradients(proof.matches, *gradients)
+        )
     carried = {"torch": own["torch"]}
     carried["tensorflow"] = prove.carry_back(proof.matches, own["tensorflow"])
     first = {m.a.name: np.asarray(carried[start][m.a.path], np.float64) for m in proof.matches}

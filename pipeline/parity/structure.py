@@ -63,6 +63,12 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         why = f"{name} ({other}) is never trained, and the models were made with other values of it"
         return _fail(pair, name, f"{why} ({apart:.3g} apart)", notes)
     proof = about["proof"]
+    if proof["holds"] and proof["gradient"] and not proof["gradient"][1] <= 10 * proof["near"]:
+        name, apart = proof["gradient"]
+        why = (
+            f"with random weights the outputs are the same, and the gradients of {name} {apart:.2g}"
+        )
+        return _fail(pair, name, f"{why} of the largest gradient apart", notes)
     if proof["holds"]:
         why = "each parameter has one partner, as random weights prove"
         rung = Rung(name="structure", verdict="PASS", by="bits", why=why)

@@ -208,8 +208,11 @@ def first_values(tools, model, rng):
     raise AssertionError(f"{model} takes no vectors: give it samples here")
 
 
-@pytest.mark.parametrize("loss", sorted(list_functions(losses)))
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "loss"),
+    [(backend, loss) for loss in sorted(list_functions(losses)) for backend in BACKENDS
+     if (backend, loss) != ("numpy", "own")],  # no pair that is not ours has a side in NumPy
+)  # fmt: skip
 def test_every_loss_has_the_gradient_of_its_central_differences(tools, backend, loss):
     """Smooth where the samples lie; h = 1e-6 leaves eps·loss/h = 1e-10 and h²·third derivative."""
     settings = {"huber": {"delta": 0.7}, "cross_entropy": {"smoothing": 0.1}}.get(loss, {})

@@ -54,7 +54,9 @@ def rung_verdicts(ladder):
     return {rung.name: rung.verdict for rung in ladder.rungs}
 
 
-@pytest.mark.parametrize("file", ["images.py", "tokens.py", "adversary.py", "rules.py"])
+@pytest.mark.parametrize(
+    "file", tiered(["images.py", "rules.py", "tokens.py", "adversary.py"], short=lambda i, _: i < 2)
+)
 def test_a_right_pair_passes(file):
     _, ladder = verified(file)
     assert set(rung_verdicts(ladder).values()) == {"PASS"}, ladder.sentence()
@@ -79,7 +81,7 @@ FAULTS = {
 }
 
 
-SHORT = {"padding", "rate", "untracked"}
+SHORT = {"padding"}
 
 
 @pytest.mark.parametrize(("file", "fault"), tiered(FAULTS, short=lambda i, case: case[1] in SHORT))
@@ -111,6 +113,7 @@ def test_a_public_case_is_named_at_its_rung_and_its_right_twin_passes(file, side
     assert ladder.finding.rung == CASES[file, side, fault], ladder.sentence()
 
 
+@pytest.mark.long
 def test_branches_that_only_training_tells_apart_are_mapped_by_training():
     (a, _), ladder = verified("corners.py")
     assert ladder.verdict == "PASS", ladder.sentence()
@@ -149,7 +152,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", tiered(RULES, short=lambda i, _: i == 0))
 def test_optimizers_that_a_pair_brings_are_judged_by_their_own_steps(rule):
     rung, tensor = RULES[rule]
     named = (f"+model.settings.{side}.rule={rule}" for side in ("torch", "tensorflow"))
@@ -160,6 +163,7 @@ def test_optimizers_that_a_pair_brings_are_judged_by_their_own_steps(rule):
     assert differing == {"decay": ["weight decay"], "schedule": ["schedule"]}.get(rule, [])
 
 
+@pytest.mark.long
 def test_settings_that_differ_are_suspects_with_their_place():
     (a, _), ladder = verified("images.py", "+model.settings.torch.fault=epsilon")
     (differs,) = [each for each in a.about["pair"]["settings"] if each[2] == "epsilon"]
@@ -177,6 +181,7 @@ def test_a_momentum_is_translated_before_it_is_compared():
     assert differs[3:] == [pytest.approx(0.1), 0.9]
 
 
+@pytest.mark.long
 def test_values_decide_where_names_and_shapes_do_not():
     (a, _), _ = verified("adversary.py")
     proof = a.about["pair"]["proof"]
@@ -185,6 +190,7 @@ def test_values_decide_where_names_and_shapes_do_not():
     assert not proof["interchangeable"]
 
 
+@pytest.mark.long
 def test_the_start_can_be_either_sides_own():
     (a, b), ladder = verified("tokens.py", "model.init=tensorflow", steps=2)
     assert ladder.verdict == "PASS"
@@ -194,7 +200,9 @@ def test_the_start_can_be_either_sides_own():
     assert not np.array_equal(a.named("first")["head.weight"], other.named("first")["head.weight"])
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".weights.h5"])
+@pytest.mark.parametrize(
+    "suffix", tiered([".weights.h5", ".safetensors", ".pt"], short=lambda i, _: i == 0)
+)
 def test_a_checkpoint_of_either_side_is_the_start_of_both(tmp_path, suffix):
     import keras
     import torch
@@ -264,6 +272,7 @@ def test_integers_stay_integers_and_floats_have_the_precision_of_the_run(tmp_pat
     assert ladder.verdict == "PASS", ladder.sentence()
 
 
+@pytest.mark.long
 def test_a_verdict_file_is_as_its_schema_says(tmp_path):
     (a, b), _ = verified("images.py", "+model.settings.torch.fault=padding")
     compare(
@@ -332,6 +341,7 @@ def test_what_a_record_names_is_not_run_unless_the_command_names_it(tmp_path, mo
         open_sides(*sides)
 
 
+@pytest.mark.long
 def test_the_example_of_the_docs_has_the_fault_that_they_find(tmp_path):
     text = (ROOT / "docs" / "examples" / "port.py").read_text()
     code = text.partition("def torch_model")[2]

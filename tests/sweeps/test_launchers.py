@@ -388,7 +388,7 @@ def test_ready_sweeps_are_right_in_every_member(name, count):
     assert {each.backend.name for each in settings} == {"torch", "tensorflow"}
     if name == "optimizers":
         assert {each.optimizer.name for each in settings} == {
-            p.stem for p in (CONF / "optimizer").glob("*.yaml")
+            p.stem for p in (CONF / "optimizer").glob("*.yaml") if p.stem != "own"
         }
     if name == "parity_matrix":
         pairs = {m for m in list_pairs() if {"torch", "tensorflow"} <= set(find_pair(m).backends)}
