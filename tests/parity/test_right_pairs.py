@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("tensorflow")
 
 EVERY = 80  # of so many pairs one is judged in `make test`, all of them in `make test-long`
-# Every fourth is a sample, for what CI runs of that.
+# Every sixteenth is a sample, for what CI runs of that.
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def params():
         marks = [] if i % EVERY == 0 and not pair.is_long() else [pytest.mark.long]
         if pair.name().endswith(ALARMS):
             marks.append(pytest.mark.xfail(reason="a known false alarm, docs/parity.md"))
-        sample = "-sample" if i % 8 == 0 else ""
+        sample = "-sample" if i % 16 == 0 else ""
         yield pytest.param(pair, id=f"{i}-{pair.name()}{sample}", marks=marks)
 
 
