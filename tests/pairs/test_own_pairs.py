@@ -81,7 +81,7 @@ FAULTS = {
 }
 
 
-SHORT = {"padding"}
+SHORT = {"extra"}
 
 
 @pytest.mark.parametrize(("file", "fault"), tiered(FAULTS, short=lambda i, case: case[1] in SHORT))
@@ -328,7 +328,7 @@ def test_what_a_record_names_is_not_run_unless_the_command_names_it(tmp_path, mo
     from pipeline.pairs.own import source
     from pipeline.probe.measure import open_sides
 
-    sides, _ = verified("tokens.py")
+    sides, _ = verified("rules.py")
     monkeypatch.setattr(source, "_allowed", set())
     with pytest.raises(ConfigError, match="only by a command"):
         open_sides(*sides)

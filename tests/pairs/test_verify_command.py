@@ -11,6 +11,7 @@ from commands import call
 HERE = Path(__file__).parent / "own"
 
 
+@pytest.mark.long
 def test_a_wrong_port_is_exit_code_1_with_a_verdict_file(tmp_path):
     given = ("experiment=verify", f"model.path={HERE / 'rules.py'}", "data.batches=2")
     named = [f"+model.settings.{side}.rule=adam" for side in ("torch", "tensorflow")]
