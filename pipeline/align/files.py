@@ -95,6 +95,10 @@ def write_pair(
             for m in proof.matches if m.a.trained != m.b.trained
         ],
         "layers": layers,
+        "unseen": sorted(
+            {m.a.layer.removeprefix("module.") for m in proof.matches if m.a.layer != "module"}
+            - set(layers["torch"])
+        ),
         "draws": [[list(d.shape), None if d.axes is None else list(d.axes)] for d in drawn.draws],
         "draw_order": drawn.order,
         "optimizers": optimizers,

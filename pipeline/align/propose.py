@@ -6,6 +6,7 @@ Nothing here is believed: `pipeline.align.prove` holds it against values.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -127,7 +128,7 @@ def list_candidates(a: Tensor, b: Tensor) -> list[Candidate]:
     families = family_of(a), family_of(b)
     if all(families) and families[0] != families[1]:
         return []
-    if _is_statistic(a) != _is_statistic(b) or sorted(_sizes(a)) != sorted(_sizes(b)):
+    if _is_statistic(a) != _is_statistic(b) or math.prod(a.shape) != math.prod(b.shape):
         return []
     family = families[0] or families[1]
     unknown = 0.0 if all(families) else 0.5
@@ -183,11 +184,6 @@ def _ways_by_shape(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[Axe
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return a shape without its axes of one."""
     return tuple(size for size in shape if size != 1)
-
-
-def _sizes(tensor: Tensor) -> tuple[int, ...]:
-    """Return what has to be the same of two shapes: the number of elements."""
-    return (int(np.prod(tensor.shape, dtype=int)),)
 
 
 def _is_statistic(tensor: Tensor) -> bool:

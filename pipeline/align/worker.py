@@ -95,14 +95,15 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     )
     if not matches:
         raise ConfigError("model.name", FOREIGN, "the two models have no parameter in common")
-    made = {name: sides[name].read_tensors(models[name]) for name in SIDES}
+    initial = {name: sides[name].read_tensors(models[name]) for name in SIDES}
     start = load_checkpoint(request, sides, models) or request["init"]
     own = {name: sides[name].read_tensors(models[name]) for name in SIDES}
     proof = prove_map(sides, models, tensors, matches, samples.rows, near=prove.NEARS[dtype])
-    if request["map"] is not None and not proof.holds:
+    if request["map"] is not None and (proof.changed or not proof.holds):
+        other = f"; one that holds has other partners for {', '.join(proof.changed)}"
         raise ConfigError(
             "model.map", request["model"]["map"],
-            f"does not hold: with it the outputs are {proof.apart:.3g} apart, relative to them",
+            f"does not hold with random weights{other if proof.changed else ''}",
         )  # fmt: skip
     drawn = find_draws(sides, models, proof, samples.rows)
     proof = dataclasses.replace(proof, matches=drawn.matches)
@@ -127,7 +128,7 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     write_pair(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
         differences=differences, layers=layers, optimizers=optimizers, drawn=drawn,
-        constants=find_other_constants(proof.matches, made),
+        constants=find_other_constants(proof.matches, initial),
     )  # fmt: skip
 
 
@@ -186,7 +187,7 @@ def find_other_constants(
     By kind: ``buffers``, which are part of the function, and ``frozen`` parameters.
     """
     carried = prove.carry_back(matches, own["tensorflow"])
-    found: dict[str, list[list[Any]]] = {"buffers": [], "frozen": []}
+    differing: dict[str, list[list[Any]]] = {"buffers": [], "frozen": []}
     for match in matches:
         if match.a.trained or match.b.trained:
             continue
@@ -194,8 +195,8 @@ def find_other_constants(
         apart = float(np.abs(one - other).max(initial=0.0))
         if not apart <= 1e-6 * max(float(np.abs(one).max(initial=0.0)), 1e-30):
             kind = "buffers" if match.a.is_buffer else "frozen"
-            found[kind].append([match.a.name, match.b.name, apart])
-    return found
+            differing[kind].append([match.a.name, match.b.name, apart])
+    return differing
 
 
 def prove_map(

@@ -95,8 +95,6 @@ class Tensor(NamedTuple):
         The framework's class that the layer is or comes from; else the layer's own class.
     attribute
         What it is called in that layer.
-    groups
-        Of a convolution, into how many parts its channels are split.
     """
 
     path: str
@@ -107,7 +105,6 @@ class Tensor(NamedTuple):
     layer: str
     owner: str
     attribute: str
-    groups: int
 
 
 class Settings(NamedTuple):

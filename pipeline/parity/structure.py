@@ -100,6 +100,11 @@ def _list_notes(about: Mapping[str, Any]) -> tuple[str, ...]:
             f"{name} ({other}) is frozen on both sides, and the models were made with other "
             "values: both start from the same ones here"
         )
+    if about["unseen"]:
+        notes.append(
+            "results of these layers are not compared one by one (an activation inside, or no twin "
+            f"that returns as much): {', '.join(about['unseen'])}"
+        )
     for group in about["proof"]["interchangeable"]:
         notes.append(
             f"no value tells these apart, so the map may exchange them: {', '.join(group)}"

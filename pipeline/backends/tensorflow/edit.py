@@ -42,7 +42,6 @@ def list_tensors(model: Any) -> list[Tensor]:
                 layer=parent if layer is None else called[id(layer)],
                 owner="" if layer is None else find_class(layer),
                 attribute=attribute.removeprefix("_") or last,
-                groups=int(getattr(layer, "groups", 1) or 1),
             )
         )
     return listed

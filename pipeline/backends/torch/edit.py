@@ -37,7 +37,6 @@ def list_tensors(model: nn.Module) -> list[Tensor]:
                 layer=parent,
                 owner=find_class(owner),
                 attribute=attribute,
-                groups=int(getattr(owner, "groups", 1)),
             )
         )
     return listed
