@@ -11,11 +11,12 @@ import jsonschema
 import numpy as np
 import pairs
 import pytest
+import yaml
 from tiers import tiered
 
 from pipeline.align import prepare, worker
 from pipeline.config.types import ConfigError
-from pipeline.pairs.own.source import digest_code, load_functions
+from pipeline.pairs.own.source import digest_code, list_names, load_functions
 from pipeline.stages.compare import compare
 from pipeline.stages.probe import probe_pair
 
@@ -354,3 +355,21 @@ def test_the_example_of_the_docs_has_the_fault_that_they_find(tmp_path):
     right = tmp_path / "port.py"
     right.write_text(text.replace("LayerNormalization()", "LayerNormalization(epsilon=1e-5)"))
     assert verified(right)[1].verdict == "PASS"
+
+
+def test_a_name_inside_a_function_is_none_of_the_file(tmp_path):
+    file = tmp_path / "port.py"
+    file.write_text("if True:\n    def batches(): ...\ndef f():\n    torch_loss = 1\n")
+    assert list_names(file) == {"batches", "f"}
+
+
+def test_an_edited_map_that_does_not_hold_is_refused_and_unseen_layers_are_named(tmp_path):
+    (a, _), ladder = verified("rules.py")
+    assert a.about["pair"]["unseen"] == ["0"]  # Keras has its activation inside
+    assert any("not compared one by one" in note for note in ladder.notes)
+    names = [f"{layer}/{part}" for layer in ("query", "key") for part in ("kernel", "bias")]
+    pairs = zip(("key.weight", "key.bias", "query.weight", "query.bias"), names, strict=True)
+    entries = [{"torch": one, "tensorflow": other} for one, other in pairs]
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump({"parameters": entries}))
+    with pytest.raises(ConfigError, match="does not hold"):
+        verified("adversary.py", f"model.map={tmp_path / 'map.yaml'}", steps=1)
