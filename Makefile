@@ -8,7 +8,7 @@ SWEEP ?= latest
 JOBS ?= 2
 PORT ?= 5000
 .DEFAULT_GOAL := help
-.PHONY: help setup demo verify run sweep compare ui server test test-long test-faults bench docs lint clean
+.PHONY: help setup demo verify run sweep compare ui server test test-long test-faults test-pairs bench docs lint clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
@@ -52,6 +52,9 @@ test-long: $(STAMP) ## All that make test takes a sample of: right pairs, rules,
 
 test-faults: $(STAMP) ## Killed processes, servers that go away, a full disk, Ray, MLflow in a browser (minutes)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not long" tests/faults tests/sweeps tests/test_resume_command.py $(ARGS)
+
+test-pairs: $(STAMP) ## Pairs of other projects (transformers in both frameworks), minutes
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m third tests/pairs $(ARGS)
 
 bench: $(STAMP) ## Measure speed: tracked against bare loop, eager against compiled, start-up
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=median,min,rounds -s $(ARGS)

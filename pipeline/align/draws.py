@@ -42,7 +42,6 @@ def settle_draws(
     values: prove.Values,
     outputs_a: Callable[[Sequence[Draw], Sequence[np.ndarray]], np.ndarray],
     outputs_b: Callable[[Mapping[str, np.ndarray], Sequence[np.ndarray]], np.ndarray],
-    alternatives: Callable[[], Sequence[Sequence[Match]]],
 ) -> Drawn:
     """Return which draws belong together: those with which both models agree in training mode.
 
@@ -59,8 +58,6 @@ def settle_draws(
         Given draws and numbers for them, the first model's outputs in training mode.
     outputs_b
         Given weights of the second model and numbers in its order, its outputs.
-    alternatives
-        Returns other maps that hold in evaluation mode.
     """
     orders = list(_list_orders(torch, tensorflow))
     if not orders:
@@ -68,8 +65,7 @@ def settle_draws(
     rng = np.random.default_rng(2)
     numbers = [(rng.integers(0, 2**20, size=shape) + 0.5) / 2**20 for shape in torch]
     first: Drawn | None = None
-    maps = [proof.matches] if not proof.holds else [proof.matches, *alternatives()]
-    for matches in maps:
+    for matches in [proof.matches, *proof.alternatives]:
         arrays = prove.carry(matches, values)
         for order in orders:
             draws = [match_draw(torch[i], tensorflow[k]) for k, i in enumerate(order)]

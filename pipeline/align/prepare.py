@@ -84,7 +84,7 @@ def prepare(settings: Config, dataset: Dataset | None) -> PreparedJob:
                     empty.rmdir()
             raise
     is_loss_own = brings(settings.model.settings, "loss", settings.loss.name)
-    return _load(folder, dataset, is_loss_own=is_loss_own)
+    return _load(folder, dataset, is_loss_own=is_loss_own, run_dtype=settings.backend.dtype)
 
 
 def _describe(settings: Config, dataset: Dataset | None) -> dict[str, Any]:
@@ -145,7 +145,9 @@ def _environment() -> dict[str, str]:
             "CUDA_VISIBLE_DEVICES": "-1"}  # fmt: skip
 
 
-def _load(folder: Path, dataset: Dataset | None, *, is_loss_own: bool) -> PreparedJob:
+def _load(
+    folder: Path, dataset: Dataset | None, *, is_loss_own: bool, run_dtype: str
+) -> PreparedJob:
     """Read what was made; a damaged folder is refused."""
     try:
         about = json.loads((folder / "about.json").read_text())
@@ -171,7 +173,7 @@ def _load(folder: Path, dataset: Dataset | None, *, is_loss_own: bool) -> Prepar
             Draw(tuple(shape), None if axes is None else tuple(axes))
             for shape, axes in about["draws"]
         ],
-        draw_order=about["draw_order"],
+        draw_order=about["draw_order"], run_dtype=run_dtype,
     )  # fmt: skip
     return PreparedJob(prepared, first, dataset, about, folder)
 

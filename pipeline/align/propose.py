@@ -100,12 +100,28 @@ def propose(
 _NEVER = 1e6
 
 
+def sort_by_calls(tensors: Sequence[Tensor], calls: Sequence[str]) -> list[Tensor]:
+    """Return tensors in the order in which their layers are called; those of a layer as they are.
+
+    A layer that is not called has the place of the nearest one around it.
+    """
+    numbers = {layer: number for number, layer in enumerate(calls)}
+
+    def number_of(layer: str) -> int:
+        while layer and layer not in numbers:
+            layer = layer[: max(layer.rfind("."), layer.rfind("/"), 0)]
+        return numbers.get(layer, 0)
+
+    return sorted(tensors, key=lambda tensor: number_of(tensor.layer))
+
+
 def _ranks(tensors: Sequence[Tensor]) -> list[float]:
     """Return where each tensor stands among those of its kind, between 0 and 1.
 
-    Kinds are a layer's family and the number of axes, so that tensors of one side only move little.
+    Kinds are a layer's family, the part, and the size, so that tensors of one side only move
+    little.
     """
-    kinds = [(family_of(tensor), len(tensor.shape), _part_of(tensor)) for tensor in tensors]
+    kinds = [(family_of(t), _part_of(t), math.prod(t.shape)) for t in tensors]
     total = {kind: kinds.count(kind) for kind in kinds}
     counted: dict[object, int] = {}
     ranks = []

@@ -14,6 +14,7 @@ from pipeline.pairs.arrange import Variable, to_framework, to_neutral
 
 Values = Mapping[str, np.ndarray]
 Outputs = Callable[[Values], np.ndarray]
+Gradients = Callable[[Values], Values]
 
 # Right models of two frameworks are up to 7e-7 apart in float64, where a constant in their code is
 # float32; a wrong map moves the outputs by their own size. In float32 rounding is as far as 1e-4.
@@ -36,6 +37,8 @@ class Proof:
     interchangeable
         Groups of paths that no value tells apart: with any two of them exchanged the outputs are
         the same.
+    alternatives
+        The maps with two of them exchanged.
     near
         How far apart outputs may be that are the same.
     gradient
@@ -47,6 +50,7 @@ class Proof:
     apart: float
     changed: Sequence[str] = ()
     interchangeable: Sequence[Sequence[str]] = ()
+    alternatives: Sequence[Sequence[Match]] = ()
     near: float = NEARS["float64"]
     gradient: tuple[str, float] | None = None
 
@@ -96,6 +100,7 @@ def prove(
     values: Values,
     wanted: np.ndarray,
     outputs: Outputs,
+    gradients: Gradients,
     near: float = NEARS["float64"],
 ) -> Proof:
     """Hold a map against values, and where it does not hold look for one that does.
@@ -110,6 +115,8 @@ def prove(
         The first model's outputs with them.
     outputs
         Given weights of the second model by path, its outputs.
+    gradients
+        Given them, the gradients by path of the outputs' sum with random weights.
     near
         How far apart outputs may be that are the same, relative to their size.
     """
@@ -140,8 +147,13 @@ def prove(
     if not apart <= near:  # no map is better than the proposed one
         return Proof(matches=list(matches), apart=distance(matches), near=near)
     changed = [m.a.name for m, n in zip(best, matches, strict=True) if m != n]
-    groups = _find_interchangeable(best, distance, near)
-    return Proof(matches=best, apart=apart, changed=changed, interchangeable=groups, near=near)
+    groups, alternatives = _find_interchangeable(
+        best, distance, near, differ=_find_differing(best, values, gradients)
+    )
+    return Proof(
+        matches=best, apart=apart, changed=changed, interchangeable=groups,
+        alternatives=alternatives, near=near,
+    )  # fmt: skip
 
 
 def measure(one: np.ndarray, other: np.ndarray) -> float:
@@ -278,20 +290,64 @@ def _exchange(matches: Sequence[Match], i: int, j: int) -> list[Match]:
     return other
 
 
+def _find_differing(
+    matches: Sequence[Match], values: Values, gradients: Gradients
+) -> Callable[[int, int], bool]:
+    """Return whether two matches are told apart by a gradient, so that no exchange need be tried.
+
+    All tensors that can change places get equal values here. If two of them are interchangeable
+    at all weights, they are at these, and then their gradients are equal, too.
+    """
+    equal = {match.a.path: values[match.a.path] for match in matches}
+    for i, j in _exchangeable(matches):
+        equal[matches[j].a.path] = equal[matches[i].a.path]
+    at_equal = gradients(carry(matches, equal))
+    held = [
+        to_neutral(match.axes, at_equal.get(match.b.path, np.zeros(match.b.shape)))
+        for match in matches
+    ]
+
+    def differ(i: int, j: int) -> bool:
+        one, other = held[i], held[j]
+        size = max(float(np.linalg.norm(one)), float(np.linalg.norm(other)))
+        largest = max(float(np.linalg.norm(each)) for each in held)
+        is_seen = bool(matches[i].b.trained and matches[j].b.trained and size > _SMALL * largest)
+        return is_seen and float(np.linalg.norm(one - other)) > _SMALL * size
+
+    return differ
+
+
+_SMALL = 1e-2  # far above rounding: what is nearer is tried
+
+
 def _find_interchangeable(
-    matches: Sequence[Match], distance: Callable[[Sequence[Match]], float], near: float
-) -> list[list[str]]:
-    """Return groups of tensors that can change places without changing the outputs."""
+    matches: Sequence[Match],
+    distance: Callable[[Sequence[Match]], float],
+    near: float,
+    *,
+    differ: Callable[[int, int], bool],
+) -> tuple[list[list[str]], list[list[Match]]]:
+    """Return groups of tensors that can change places without changing the outputs, and how."""
     groups: list[set[str]] = []
-    for i, j in _exchangeable(matches)[:_TRIES]:
-        if not distance(_exchange(matches, i, j)) <= near:
+    maps: list[list[Match]] = []
+    by_b = {match.b.path: i for i, match in enumerate(matches)}
+    tried = [(i, j) for i, j in _exchangeable(matches) if not differ(i, j)]
+    for i, j in tried[:_TRIES]:
+        exchanged = _exchange(matches, i, j)
+        if not distance(exchanged) <= near:
             continue
+        maps.append(exchanged)
         pair = {matches[i].a.name, matches[j].a.name}
         joined = [group for group in groups if group & pair]
         groups = [group for group in groups if not group & pair]
         groups.append(pair.union(*joined))
     for one, other in _like_layers(matches)[:_TRIES]:
-        if distance(_exchange_layers(matches, one, other)) <= near:
+        exchanged = _exchange_layers(matches, one, other)
+        moved = [(i, by_b[match.b.path]) for i, match in enumerate(exchanged)]
+        if any(differ(i, j) for i, j in moved if i != j):
+            continue
+        if distance(exchanged) <= near:
+            maps.append(exchanged)
             groups.append({m.a.layer.removeprefix("module.") for m in matches
                            if m.b.layer in (one, other)})  # fmt: skip
-    return [sorted(group) for group in groups]
+    return [sorted(group) for group in groups], maps

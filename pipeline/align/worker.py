@@ -23,7 +23,7 @@ from pipeline.align import batches, prove
 from pipeline.align.checks import check_outputs, check_own_losses, check_tensors, read_classes
 from pipeline.align.draws import Drawn, settle_draws
 from pipeline.align.files import Samples, read_map, write_pair
-from pipeline.align.propose import Match, propose
+from pipeline.align.propose import Match, propose, sort_by_calls
 from pipeline.align.settings import compare_settings
 from pipeline.config.types import ConfigError
 from pipeline.pairs.arrange import to_neutral
@@ -88,7 +88,13 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
                for name in SIDES}  # fmt: skip
     check_outputs(outputs, rows=len(samples.rows))
     check_own_losses(request, models["tensorflow"])
-    tensors = {name: sides[name].list_tensors(models[name]) for name in SIDES}
+    tensors = {
+        name: sort_by_calls(
+            sides[name].list_tensors(models[name]),
+            sides[name].list_calls(models[name], samples.rows),
+        )
+        for name in SIDES
+    }
     check_tensors(request, tensors)
     matches = read_map(request, tensors) or propose(
         tensors["torch"], tensors["tensorflow"], same=load_hints(request["model"])
@@ -220,7 +226,17 @@ def prove_map(
         result: np.ndarray = tensorflow.differentiate(models["tensorflow"], rows, None)[0]
         return result
 
-    proof = prove.prove(matches, values=values, wanted=wanted, outputs=outputs, near=near)
+    def gradients(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        tensorflow.write_tensors(models["tensorflow"], arrays)
+        weights = np.random.default_rng(4).standard_normal(wanted.shape)
+        result: Mapping[str, np.ndarray] = tensorflow.differentiate(
+            models["tensorflow"], rows, weights
+        )[1]
+        return result
+
+    proof = prove.prove(
+        matches, values=values, wanted=wanted, outputs=outputs, gradients=gradients, near=near
+    )
     outputs(prove.carry(proof.matches, values))  # the models are left with what was proved
     return proof
 
@@ -246,20 +262,9 @@ def find_draws(
         result: np.ndarray = modules["tensorflow"].train_outputs(tensorflow, rows, numbers)
         return result
 
-    def alternatives() -> list[list[Match]]:
-        sides["torch"].write_tensors(torch, values)
-        wanted = sides["torch"].differentiate(torch, rows, None)[0]
-
-        def holds(matches: Sequence[Match]) -> bool:
-            sides["tensorflow"].write_tensors(tensorflow, prove.carry(matches, values))
-            outputs = sides["tensorflow"].differentiate(tensorflow, rows, None)[0]
-            return prove.measure(wanted, outputs) <= proof.near
-
-        return [matches for matches in prove.list_neighbours(proof.matches)[:100] if holds(matches)]
-
     drawn = settle_draws(
         proof, shapes["torch"], shapes["tensorflow"], values=values, outputs_a=outputs_a,
-        outputs_b=outputs_b, alternatives=alternatives,
+        outputs_b=outputs_b,
     )  # fmt: skip
     sides["torch"].write_tensors(torch, values)
     sides["tensorflow"].write_tensors(tensorflow, prove.carry(drawn.matches, values))

@@ -82,7 +82,10 @@ class Compared:
         about = self.a.about.get("pair")
         if about is None or self.dtype != "float32":
             return False
-        kinds = {"schedule", "clipping", "average", "class"}  # whose effect is no small number
+        kinds = {  # whose effect is no small number
+            "schedule", "clipping", "average", "class", "padding", "stride", "dilation", "groups",
+            "bias", "bidirectional",
+        }  # fmt: skip
         return not [setting for _, _, setting, *_ in about["settings"] if setting not in kinds]
 
     def label(self, side: str) -> str:

@@ -17,7 +17,8 @@ def list_notes(pair: Compared) -> list[str]:
     notes = list_machine_differences(pair) + _tell_lost_gradients(pair)
     if pair.evidence is None:
         return notes + _tell_not_finite(pair)
-    return notes + _tell_leaks(pair) + _tell_coarse(pair) + _tell_diverged(pair)
+    notes += _tell_narrow(pair) + _tell_leaks(pair)
+    return notes + _tell_coarse(pair) + _tell_diverged(pair)
 
 
 def _tell_not_finite(pair: Compared) -> list[str]:
@@ -93,6 +94,17 @@ def _tell_lost_gradients(pair: Compared) -> list[str]:
         for side, record in (("a", pair.a), ("b", pair.b))
         for name, step in record.about.get("lacking_since", {}).items()
         if step > 1
+    ]
+
+
+def _tell_narrow(pair: Compared) -> list[str]:
+    """Say of a side that has no float64 what stands for it, and what a verdict then is worth."""
+    assert pair.evidence is not None
+    return [
+        f"{pair.label(side)} does not run in float64 ({why}): the other side's float64 stands for "
+        "both, so that a FAIL cannot tell meaning from precision, and what is smaller than "
+        "float32's own error is not seen"
+        for side, why in pair.evidence.about.get("narrow", {}).items()
     ]
 
 

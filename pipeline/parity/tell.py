@@ -144,6 +144,11 @@ def tell_excess(pair: Compared, excess: Excess) -> str:
             f"their size apart, {times} times the bound ({test}{coarse}): look at small elements "
             "of gradients and slots"
         )
+    if excess.kind == "undecided":
+        return (
+            f"{pair.label(side)} is {excess.distance:.2g} of the size away from the float64 that "
+            f"stands for both, {times} times what the other side's own error allows"
+        )
     if test == "precision":
         return (
             f"the own error of {pair.label(side)} is {excess.distance:.2g} of the size, {times} "

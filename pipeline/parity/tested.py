@@ -134,7 +134,7 @@ class Excess:
     Attributes
     ----------
     kind
-        Of the FAIL that it is: ``meaning``, ``precision`` or ``state``.
+        Of the FAIL that it is: ``meaning``, ``precision``, ``undecided`` or ``state``.
     suspect
         Where it is.
     ratio
@@ -212,6 +212,8 @@ def make_excess(
     kind = "precision" if tested.test == "precision" else "meaning"
     if tested.test == "meaning" and explained_by_types(pair, tested.suspect(row), far):
         kind = "precision"
+    if pair.evidence is not None and pair.evidence.about.get("narrow"):
+        kind = "undecided"
     if opinion is not None and not opinion["alone"]:
         kind = "state"
     return Excess(

@@ -11,8 +11,9 @@ import numpy as np
 
 from pipeline.config.types import ConfigError
 from pipeline.pairs.pair import Side
+from pipeline.pairs.registry import find_pair
 from pipeline.parity.evidence import METHOD, Evidence
-from pipeline.probe.forced import measure_forward, measure_free, measure_steps
+from pipeline.probe.forced import WIDE, measure_forward, measure_free, measure_steps
 from pipeline.probe.predictions import measure_predictions
 from pipeline.probe.reference import check_gradients, compare_precisions, measure_reference
 from pipeline.probe.replay import note_draws
@@ -84,6 +85,9 @@ def measure_pair(
     )
     if note_draws(sides, evidence):
         return evidence
+    lend_float64(sides, evidence)
+    if "broken" in evidence.about:
+        return evidence
     steps = min(side.record.steps for side in sides.values())
     say("each step from equal states, in both precisions")
     finite_steps = measure_steps(sides, evidence, steps=steps)
@@ -101,6 +105,40 @@ def measure_pair(
         say("gradients against central differences")
         evidence.about["gradcheck"] = {k: check_gradients(side) for k, side in sides.items()}
     return evidence
+
+
+def lend_float64(sides: Mapping[str, ProbedSide], evidence: Evidence) -> None:
+    """Let the other side's float64 stand for that of a side whose code runs in float32 alone.
+
+    Only code that is not ours may be so. Why is noted by side in ``about["narrow"]``; where neither
+    side runs in float64, nothing can be measured.
+    """
+    narrow = {
+        name: why for name, side in sides.items()
+        if find_pair(side.job.settings.model.name).is_foreign
+        and (why := find_narrow(side)) is not None
+    }  # fmt: skip
+    if len(narrow) == len(sides):
+        why = "; ".join(f"{sides[name].record.label()}: {why}" for name, why in narrow.items())
+        evidence.about["broken"] = f"neither side runs in float64 ({why})"
+    elif narrow:
+        evidence.about["narrow"] = narrow
+        (name,) = narrow
+        sides[name].wide = sides["b" if name == "a" else "a"]
+
+
+def find_narrow(side: ProbedSide) -> str | None:
+    """Return why a side's step cannot be made in float64; None if it can."""
+    if side.dtype == WIDE:
+        return None
+    try:
+        outcome = side.stepper(WIDE)(side.start(1))
+    except Exception as error:  # whatever code that is not ours raises
+        text = str(error).strip() or type(error).__name__
+        return text.splitlines()[0][:300]
+    names = (key for key, array in outcome.items() if array.dtype != np.float64)
+    name = next(names, None)
+    return None if name is None else f"{name} is {outcome[name].dtype}"
 
 
 def count_terms(sides: Mapping[str, ProbedSide]) -> dict[str, int]:

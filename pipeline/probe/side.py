@@ -48,6 +48,7 @@ class ProbedSide:
         configured: dict[str, tuple[ProbedSide, str]] | None = None,
     ) -> None:
         self.record, self.scratch = record, scratch
+        self.wide = self  # whose float64 stands for this side's; see `pipeline.probe.measure`
         self._configured = {} if configured is None else configured
         self.job: Job = resolve_recorded(record.config, record.about.get("environment", {}))
         if self.job.dataset.digest != record.about["data"]["digest"]:
@@ -62,6 +63,10 @@ class ProbedSide:
         self._parts = _Cuts(self)
         self._models: dict[str, Any] = {}
 
+    def _in(self, dtype: str) -> ProbedSide:
+        """Return the side that makes this one's steps in a precision."""
+        return self.wide if dtype == "float64" else self
+
     def _all_rates(self) -> np.ndarray:
         """Return the recorded rates, not what the config makes of it now."""
         recorded = self.record.arrays["lr"]
@@ -74,6 +79,8 @@ class ProbedSide:
 
     def configure(self, dtype: str) -> str:
         """Set the framework's global state for a precision, if it is another; return the device."""
+        if self._in(dtype) is not self:
+            return self.wide.configure(dtype)
         name = self.job.settings.backend.name
         if self._configured.get(name) != (self, dtype):
             self.device = self.job.configure(self.backend, dtype=dtype)
@@ -90,6 +97,8 @@ class ProbedSide:
 
     def filled(self, dtype: str, values: Mapping[str, np.ndarray]) -> Any:
         """Configure for a precision and return one model a precision, with some weights."""
+        if self._in(dtype) is not self:
+            return self.wide.filled(dtype, values)
         if dtype not in self._models:
             self._models[dtype] = self.build(dtype)
         self.configure(dtype)
@@ -103,6 +112,8 @@ class ProbedSide:
 
     def stepper(self, dtype: str, *, eager: bool = False) -> Stepper:
         """Return the run's own update in a precision, as a function of what it starts from."""
+        if self._in(dtype) is not self:
+            return self.wide.stepper(dtype, eager=eager)
         arguments = self.job.step_arguments()
         if eager and arguments["loop"] != "fit":
             arguments |= {"execution": "eager", "xla": False}
@@ -150,13 +161,14 @@ class ProbedSide:
         parts = self.parts(1)
         masks = self.masks(1, [len(parts[0][0])])
         model = self.filled(dtype, values)
-        shown = self.backend.layers(model, parts[0][0], masks[0] if masks else [])
+        shown = self._in(dtype).backend.layers(model, parts[0][0], masks[0] if masks else [])
         return {name: np.asarray(array) for name, array in shown.items()}
 
     def predict(self, dtype: str, values: Mapping[str, np.ndarray], *, split: str) -> np.ndarray:
         """Return the outputs in evaluation mode on a split, with some weights."""
         x = self.job.dataset.arrays[f"x_{split}"].astype(self.dtype)
-        outputs: np.ndarray = self.backend.predict(self.filled(dtype, values), x)
+        model = self.filled(dtype, values)
+        outputs: np.ndarray = self._in(dtype).backend.predict(model, x)
         return outputs
 
     def scored(self) -> Mapping[str, np.ndarray]:
@@ -172,6 +184,8 @@ class ProbedSide:
     ) -> RunRecord:
         """Train freely, as the run did but for what is given; return what it kept."""
         dtype = dtype or self.dtype
+        if self._in(dtype) is not self:
+            return self.wide.train(values=values, dtype=dtype, steps=steps)
         model = self.build(dtype, values)
         first = self.backend.read(model, self.twin)
         wanted = steps or self.record.steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -23,6 +24,8 @@ from pipeline.tracking.messages import count_damaged, holds_end
 from pipeline.tracking.spool import Message, Spool, now_ms
 from pipeline.tracking.sqlite import sqlite_file, sqlite_folder
 from pipeline.tracking.store import ask_patiently, describe_error, resolve_uri, say
+
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # errors of a full machine
 
 
 def close_dead_runs(*, stale: float) -> None:
@@ -204,7 +207,8 @@ def finish_spool(folder: Path, *, run: str | None = None, mark: str | None = Non
             return None
         place = spool.take_over(folder)
     except OSError as error:
-        closed = run is not None and _close_killed(run, now_ms())
+        passes = error.errno in _PASSING  # then the next command delivers what waits, and closes
+        closed = run is not None and not passes and _close_killed(run, now_ms())
         return f"{folder}: not delivered ({error})" + ("; its run is KILLED" if closed else "")
     if place is None:
         return None

@@ -155,11 +155,14 @@ class Spool:
         self._alive.release()
 
     def remove(self) -> None:
-        """Delete the files: everything is delivered."""
+        """Delete the files: everything is delivered.
+
+        Where the queue cannot be deleted the position stays, which says that nothing waits.
+        """
         self._close()
-        for name in ("queue.jsonl", "position.jsonl"):
-            with contextlib.suppress(OSError):
-                (self.folder / name).unlink()
+        with contextlib.suppress(OSError):
+            (self.folder / "queue.jsonl").unlink()
+            (self.folder / "position.jsonl").unlink()
         self._alive.release()
         (self.folder / "alive").unlink(missing_ok=True)
         self.unpoint()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from functools import cache
 from pathlib import Path
 
+import foreign
 import jsonschema
 import numpy as np
-import pairs
 import pytest
 import yaml
+from foreign import mapped_here, rung_verdicts
 from tiers import tiered
 
-from pipeline.align import prepare, worker
 from pipeline.config.types import ConfigError
 from pipeline.pairs.own.source import digest_code, list_names, load_functions
 from pipeline.stages.compare import compare
@@ -26,33 +24,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module", autouse=True)
 def here(tmp_path_factory):
-    """Work in a folder of the module's own, and map pairs in this process, which has both."""
-    before, make = Path.cwd(), prepare.subprocess.run
-
-    class Ended:
-        returncode, stderr = 0, ""
-
-    def run(command, **options):
-        assert command[1:3] == ["-m", "pipeline.align.worker"]
-        worker.main(Path(command[3]))
-        return Ended
-
-    os.chdir(tmp_path_factory.mktemp("own"))
-    prepare.subprocess.run = run
-    yield
-    prepare.subprocess.run = make
-    os.chdir(before)
+    with mapped_here(tmp_path_factory.mktemp("own")):
+        yield
 
 
-@cache
 def verified(file, *overrides, steps=2):
-    given = ("experiment=verify", f"model.path={HERE / file}", f"data.batches={steps}", *overrides)
-    sides = [pairs.recorded(*given, f"backend={side}") for side in ("torch", "tensorflow")]
-    return sides, pairs.ladder(*sides)
-
-
-def rung_verdicts(ladder):
-    return {rung.name: rung.verdict for rung in ladder.rungs}
+    return foreign.verified(HERE / file, *overrides, steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -368,8 +345,8 @@ def test_an_edited_map_that_does_not_hold_is_refused_and_unseen_layers_are_named
     assert a.about["pair"]["unseen"] == ["0"]  # Keras has its activation inside
     assert any("not compared one by one" in note for note in ladder.notes)
     names = [f"{layer}/{part}" for layer in ("query", "key") for part in ("kernel", "bias")]
-    pairs = zip(("key.weight", "key.bias", "query.weight", "query.bias"), names, strict=True)
-    entries = [{"torch": one, "tensorflow": other} for one, other in pairs]
+    crossed = zip(("key.weight", "key.bias", "query.weight", "query.bias"), names, strict=True)
+    entries = [{"torch": one, "tensorflow": other} for one, other in crossed]
     (tmp_path / "map.yaml").write_text(yaml.safe_dump({"parameters": entries}))
     with pytest.raises(ConfigError, match="does not hold"):
         verified("adversary.py", f"model.map={tmp_path / 'map.yaml'}", steps=1)

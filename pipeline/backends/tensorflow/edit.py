@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -250,28 +250,59 @@ def watch_layers(model: Any, layers: Mapping[str, int]) -> Iterator[None]:
     names = {id(numbered[number]): name for name, number in layers.items()}
     calls: dict[str, int] = {}
 
+    def show(layer: Any, result: Any) -> None:
+        name = names.get(id(layer))
+        if name is not None and tf.is_tensor(result):
+            calls[name] = calls.get(name, 0) + 1
+            seen(name if calls[name] == 1 else f"{name}#{calls[name]}", result)
+
+    with watch_calls(numbered, after=show):
+        yield
+
+
+@contextlib.contextmanager
+def watch_calls(
+    layers: Sequence[Any],
+    *,
+    before: Callable[[Any], None] | None = None,
+    after: Callable[[Any, Any], None] | None = None,
+) -> Iterator[None]:
+    """Be told of each call of layers of Keras, before it, and after it with its result.
+
+    Their class's method is replaced meanwhile: Keras has no hooks.
+    """
+
     def watch(kind: type) -> Callable[..., Any]:
         call = kind.__call__
 
         def watched_call(self: Any, *arguments: Any, **named: Any) -> Any:
+            if before is not None:
+                before(self)
             result = call(self, *arguments, **named)
-            name = names.get(id(self))
-            if name is not None and tf.is_tensor(result):
-                calls[name] = calls.get(name, 0) + 1
-                seen(name if calls[name] == 1 else f"{name}#{calls[name]}", result)
+            if after is not None:
+                after(self, result)
             return result
 
         kind.__call__ = watched_call  # type: ignore[method-assign]
         return call
 
-    kinds = {base for layer in numbered for base in type(layer).__mro__ if "__call__" in vars(base)
+    kinds = {base for layer in layers for base in type(layer).__mro__ if "__call__" in vars(base)
              and base.__name__ == "Layer"}  # fmt: skip
-    before = {kind: watch(kind) for kind in kinds}
+    replaced = {kind: watch(kind) for kind in kinds}
     try:
         yield
     finally:
-        for kind, call in before.items():
+        for kind, call in replaced.items():
             kind.__call__ = call  # type: ignore[method-assign]
+
+
+def list_calls(model: Any, x: np.ndarray) -> list[str]:
+    """Return the layers that a pass over some rows calls, in their order, each once."""
+    names, called = name_layers(model.module), dict[str, None]()
+    layers = [*walk_layers(model.module)]
+    with watch_calls(layers, before=lambda layer: called.setdefault(names.get(id(layer), ""))):
+        differentiate(model, x, None)
+    return [*called]
 
 
 def number_layers(model: Any) -> dict[str, int]:

@@ -56,7 +56,7 @@ def observe(call: Callable[[], object]) -> Observed:
     """Return what the operations of a call, run eagerly, were seen to do."""
     types, draws = set(), set()
 
-    def watch(kind, inputs, attributes, outputs, name=None, graph=None):
+    def watch(kind, inputs, attributes, outputs, op_name=None, graph=None):
         for value in (*inputs, *outputs):
             if getattr(value, "dtype", None) is not None and tf.as_dtype(value.dtype).is_floating:
                 types.add(tf.as_dtype(value.dtype).name)

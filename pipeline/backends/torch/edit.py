@@ -107,6 +107,25 @@ def differentiate(model: nn.Module, x: np.ndarray, weights: np.ndarray | None) -
     return outputs.detach().cpu().numpy(), gradients
 
 
+def list_calls(model: nn.Module, x: np.ndarray) -> list[str]:
+    """Return the layers that a pass over some rows calls, in their order, each once."""
+    called: dict[str, None] = {}
+
+    def note(path: str, layer: nn.Module, given: Any) -> None:
+        called.setdefault(path)
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(note, path))
+        for path, layer in model.named_modules()
+    ]
+    try:
+        differentiate(model, x, None)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*called]
+
+
 def list_settings(model: nn.Module) -> dict[str, Settings]:
     """Return by layer what can be read of its settings, in the meaning of both frameworks."""
     listed = {}

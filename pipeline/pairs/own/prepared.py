@@ -73,6 +73,8 @@ class Prepared:
         The random numbers that a training pass of one batch draws for dropout, in PyTorch's order.
     draw_order
         For each of TensorFlow's the number of PyTorch's that it takes.
+    run_dtype
+        The precision of the run; the ladder makes copies of its models in others.
     """
 
     x: Sequence[Field] = ()
@@ -84,6 +86,7 @@ class Prepared:
     layers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     draws: Sequence[Draw] = ()
     draw_order: Sequence[int] = ()
+    run_dtype: str = "float32"
 
 
 def pack(batch: Mapping[str, np.ndarray], fields: Sequence[Field]) -> np.ndarray:

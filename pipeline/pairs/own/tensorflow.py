@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -31,8 +32,8 @@ class Own:
         self.located, self.prepared = find_files(settings)[SIDE], prepared
         self.functions = load_functions(settings, SIDE)
         self.brings_loss = prepared.brings_loss
-        self.module = self.functions.make()
-        if not (callable(self.module) and hasattr(self.module, "variables")):
+        self.module = make_model(self.functions.make, run_dtype=prepared.run_dtype)
+        if not (callable(self.module) and hasattr(type(self.module), "variables")):
             made = tell_type(self.module)
             self.refuse(f"{self.located.factory}() returned {made}, no keras.Model or tf.Module")
         self.takes_training = find_training(self.module)
@@ -103,6 +104,63 @@ class Own:
     def refuse(self, reason: str) -> Any:
         """Say what is wrong with the pair's code."""
         raise ConfigError(self.located.key, self.located.text, reason)
+
+
+def make_model(make: Callable[[], Any], *, run_dtype: str) -> Any:
+    """Return the user's model, in the precision of now where it is one of tf_keras, too.
+
+    That package has a precision of its own, which is known to be needed once it was imported.
+
+    Parameters
+    ----------
+    make
+        The user's factory.
+    run_dtype
+        The precision of the run, of which this may be a copy in float64.
+    """
+    floatx = keras.config.floatx()
+    module, legacy = make(), sys.modules.get("tf_keras")
+    if legacy is None:
+        return module
+    is_copy = floatx != run_dtype
+    if is_copy and legacy.backend.floatx() != run_dtype:
+        legacy.backend.set_floatx(run_dtype)
+        module = make()
+    fused = [layer.fused is not False for layer in find_norms(module)]
+    if legacy.backend.floatx() != floatx:
+        legacy.backend.set_floatx(floatx)
+        module = make()
+    for layer, was_fused in zip(find_norms(module), fused, strict=True):
+        if is_copy and was_fused and layer.fused is False:
+            unbias_variance(layer)
+    return module
+
+
+def find_norms(module: Any) -> list[Any]:
+    """Return the batch norms of tf_keras in a model; Keras 3 has no fused ones."""
+    layers = module._flatten_layers() if hasattr(module, "_flatten_layers") else ()
+    return [layer for layer in layers if hasattr(layer, "_raise_if_fused_cannot_be_used")]
+
+
+def unbias_variance(layer: Any) -> None:
+    """Let a batch norm in float64 move its variance as in float32, where it is a fused operation.
+
+    That one divides by n - 1 where it sees images, and there is none for float64: without this,
+    the copy in float64 would mean something else than the run.
+    """
+    moments, assign, sizes = layer._moments, layer._assign_moving_average, {"n": 2}
+
+    def note_size(inputs: Any, axes: Sequence[int], *rest: Any, **named: Any) -> Any:
+        sizes["n"] = int(np.prod([inputs.shape[axis] for axis in axes]))
+        sizes["rank"] = len(inputs.shape)
+        return moments(inputs, axes, *rest, **named)
+
+    def assign_unbiased(variable: Any, value: Any, *rest: Any) -> Any:
+        if variable is layer.moving_variance and sizes["rank"] in (4, 5):
+            value = value * (sizes["n"] / max(sizes["n"] - 1, 1))
+        return assign(variable, value, *rest)
+
+    layer._moments, layer._assign_moving_average = note_size, assign_unbiased
 
 
 @contextlib.contextmanager
