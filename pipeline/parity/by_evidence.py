@@ -19,7 +19,6 @@ from pipeline.parity.tested import (
     Tested,
     largest_apart,
     run_tests,
-    sees_float32_alone,
     sift,
 )
 from pipeline.parity.verdict import KINDS, Finding, Rung
@@ -240,10 +239,7 @@ def without_coarse(pair: Compared, excess: list[Excess]) -> tuple[list[Excess], 
                 f"known to be coarse: {e.suspect.quantity.label} in {pair.label(e.suspect.side)}, "
                 f"{listed} ({e.distance:.2g} of its size, step {e.suspect.step})"
             )
-        elif (
-            e.kind == "precision" and e.suspect.test == "meaning" and pair.excuses_leaks
-            and sees_float32_alone(pair)
-        ):  # fmt: skip
+        elif e.kind == "precision" and e.suspect.test == "meaning" and pair.excuses_leaks:
             leaked.append(e)
         elif e.kind == "precision" and pair.precision == "note":
             notes.append(f"precision: {tell_excess(pair, e)} (step {e.suspect.step})")

@@ -75,6 +75,8 @@ class Evidence:
       in float64, ``size`` the larger of both, ``free`` the two sides in the run's precision;
       ``lonely`` tells rows that are not finite on one side alone, ``diverged`` on both.
     - ``update/<source>/<key>``: of a parameter, the larger ``‖Δw‖`` of both sides in float64.
+    - ``leak/<key>``: how far a quantity of a float64 step moves, relative to its size, if the
+      float32 numbers in it move by a rounding; of code that is not ours.
     - ``replay/<side>/<key>``: each side's record against its own step done again.
     - ``error/<side>``: distance to a reference in higher precision, row 0 the start.
     - ``vector/<name>/<source>/<step>/<key>``: of suspects, the values ``a32``, ``b32``, ``a64`` and
@@ -82,7 +84,8 @@ class Evidence:
 
     `about` has ``method``, ``asked``, ``terms`` (n of a step's sums and of a sample's), ``replay``
     (by side, why a record does not come out again), ``opinions``, ``types`` (floating types of a
-    float64 step, by side), ``reference``, ``prove``, ``gradcheck`` and ``probe`` (seconds).
+    float64 step, by side), ``narrow`` (by side, why it does not run in float64),
+    ``reference``, ``prove``, ``gradcheck`` and ``probe`` (seconds).
     """
 
     def __init__(self, record: RunRecord) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.parity import bounds
 from pipeline.parity.compared import Compared, relative
 from pipeline.parity.evidence import Evidence, Suspect
-from pipeline.parity.quantity import PHASES, Quantity
+from pipeline.parity.quantity import PHASES, TEST, Quantity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,7 +210,12 @@ def make_excess(
     size = float(tested.size[row, norm])
     far = relative(float(tested.distance[row, norm]), size)
     kind = "precision" if tested.test == "precision" else "meaning"
-    if tested.test == "meaning" and explained_by_types(pair, tested.suspect(row), far):
+    suspect = tested.suspect(row)
+    if tested.test == "meaning" and (
+        explained_by_leaks(pair, suspect)
+        if pair.excuses_leaks
+        else explained_by_types(pair, suspect, far)
+    ):
         kind = "precision"
     if pair.evidence is not None and pair.evidence.about.get("narrow"):
         kind = "undecided"
@@ -231,14 +236,13 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
     """Whether a difference in float64 is as small as the narrower types explain that one side saw.
 
     A float64 step in which operations of one side see a narrower type than those of the other is
-    coarse by that type: its difference is at most C·eps of that type. Of models that are not ours
-    both sides may be. Of a parameter that is
+    coarse by that type: its difference is at most C·eps of that type. Of a parameter that is
     relative to the larger update alone, ``‖Δw‖``: a wrong small update is small beside its weights.
     """
     assert pair.evidence is not None
     types = pair.evidence.about.get("types", {})
     coarsest = [max([0.0, *(_EPS.get(t, 0.0) for t in types.get(side, ()))]) for side in "ab"]
-    if coarsest[0] == coarsest[1] and not (pair.excuses_leaks and sees_float32_alone(pair)):
+    if coarsest[0] == coarsest[1]:
         return False
     if suspect.quantity.kind in ("parameter", "free"):
         updates = pair.evidence.arrays.get(f"update/{suspect.source}/{suspect.quantity.key}")
@@ -248,6 +252,34 @@ def explained_by_types(pair: Compared, suspect: Suspect, far: float) -> bool:
         apart = pair.evidence.measured(suspect.quantity, suspect.source).apart[row, 0]
         far = relative(float(apart), float(updates[row, 0]))
     return far <= bounds.units(1) * max(coarsest)
+
+
+LEAK = 30
+"""A difference is a leak's if float32 numbers, moved by a rounding, move it by a 30th at least."""
+
+
+def explained_by_leaks(pair: Compared, suspect: Suspect) -> bool:
+    """Whether float32 inside a float64 step of code that is not ours explains a difference in it.
+
+    It does if ``D ≤ 30·M·S`` in both norms, with M how far the quantity moves, relative to S, where
+    the float32 numbers of the step move by one rounding (``leak/<key>`` of the evidence), and if D
+    is no more than float32 can make of it, ``D ≤ C·eps32·S``. Of a parameter S is ``‖Δw‖``.
+    """
+    evidence, quantity = pair.evidence, suspect.quantity
+    assert evidence is not None
+    if not sees_float32_alone(pair):
+        return False
+    is_output = quantity.kind in ("prediction", "score")
+    moved = evidence.arrays.get(f"leak/{(TEST if is_output else quantity).key}")
+    if moved is None:
+        return False
+    row = evidence.row(quantity, suspect.step)
+    m = evidence.measured(quantity, suspect.source)
+    size = m.size[row]
+    if quantity.kind in ("parameter", "free"):
+        size = evidence.arrays[f"update/{suspect.source}/{quantity.key}"][row]
+    bound = np.minimum(LEAK * moved, bounds.units(1) * float(bounds.NARROW.eps)) * size
+    return not bounds.is_beyond(m.apart[row][None], bound[None]).any()
 
 
 def sees_float32_alone(pair: Compared) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import seeds, watching
+from pipeline import backends, seeds, watching
 from pipeline.backends.base import Start, Stepper
+from pipeline.pairs.registry import find_pair
 from pipeline.parity import bounds, distance
 from pipeline.parity.evidence import DRAWS, Evidence, Suspect
-from pipeline.parity.quantity import TEST, VALIDATION, Quantity
+from pipeline.parity.quantity import TEST, VALIDATION, Quantity, outcome_quantity
 from pipeline.probe.forced import NARROW, WIDE, go_on
 from pipeline.probe.side import ProbedSide
 
@@ -291,7 +292,11 @@ def _bound(
 def observe_types(
     sides: Mapping[str, ProbedSide], evidence: Evidence, suspects: Sequence[Suspect]
 ) -> None:
-    """Note which floating types the operations of a float64 step see, where meaning is suspect."""
+    """Note which floating types the operations of a float64 step see, where meaning is suspect.
+
+    Where those of code that is not ours see float32, it is also measured how far that moves what
+    the step makes (`measure_leaks`).
+    """
     steps = [s for s in suspects if s.test == "meaning"]
     if not steps or evidence.about["types"]:
         return
@@ -300,18 +305,94 @@ def observe_types(
     types: dict[str, list[str]] = {}
     for name, side in sides.items():
         stepper = side.stepper(WIDE, eager=True)
-        start = side.start(k, state=sides[source])
-        wide = start._replace(
-            parts=[(x.astype(WIDE), y.astype(WIDE), share) for x, y, share in start.parts],
-            masks=None if start.masks is None
-            else [[mask.astype(WIDE) for mask in drawn] for drawn in start.masks],
-            values={n: np.asarray(v, WIDE) for n, v in start.values.items()},
-            slots={s: {n: np.asarray(v, WIDE) for n, v in a.items()}
-                   for s, a in start.slots.items()},
-            gradients=None if start.gradients is None
-            else {n: np.asarray(g, WIDE) for n, g in start.gradients.items()},
-        )  # fmt: skip
+        wide = widen(side.start(k, state=sides[source]))
         stepper(wide)  # what is made once, such as an optimizer's state, is made now
         seen = side.backend.observe(partial(stepper, wide))
         types[name] = sorted(seen.types)
+        if NARROW in seen.types and find_pair(side.job.settings.model.name).is_foreign:
+            measure_leaks(side, evidence, stepper, source=source, state=sides[source], step=k)
     evidence.about["types"] = types
+
+
+_SHAKES = 3  # draws by which leaks are moved
+
+
+def measure_leaks(
+    side: ProbedSide,
+    evidence: Evidence,
+    stepper: Stepper,
+    *,
+    source: str,
+    state: ProbedSide,
+    step: int,
+) -> None:
+    """Measure how far a side's float64 moves if its float32 numbers are moved by a rounding.
+
+    Of each quantity at a few steps, some draws, in both norms and relative to its size; of a
+    parameter relative to the update. The largest of all, of both sides, is ``leak/<key>``.
+    """
+    rng = seeds.stream(side.job.settings.seed, "leaks")
+    edit = backends.load_capability(side.wide.job.settings.backend.name, "edit")
+    values = {name: np.asarray(rows, WIDE) for name, rows in state.first.items()}
+
+    def predict() -> dict[Quantity, np.ndarray]:
+        return {TEST: side.predict(WIDE, values, split="test")}
+
+    def show() -> dict[Quantity, np.ndarray]:
+        shown = side.layers(WIDE, values).items()
+        return {Quantity("activation", name): rows for name, rows in shown}
+
+    def update(start: Start) -> dict[Quantity, np.ndarray]:
+        outcome = stepper(start).items()
+        return {q: rows for key, rows in outcome if (q := outcome_quantity(key)) is not None}
+
+    def go_free(start: Start) -> dict[Quantity, np.ndarray]:
+        ends = go_on(side, stepper, start)
+        return {Quantity("free", name): ends[f"param/{name}"] for name in start.values}
+
+    steps = sorted({1, step, side.record.steps})
+    starts = [widen(side.start(k, state=state)) for k in steps]
+    makers: list[tuple[int, Callable[[], dict[Quantity, np.ndarray]]]] = [(1, show), (1, predict)]
+    makers += [(k, partial(update, start)) for k, start in zip(steps, starts, strict=True)]
+    for k in evidence.about.get("free", ())[:1]:
+        start = widen(side.start(k, state=state))._replace(gradients=None)
+        makers.append((k, partial(go_free, start)))
+    for k, make in makers:
+        side.configure(WIDE)
+        exact = make()
+        for _ in range(_SHAKES):
+            with edit.move_leaks(rng):
+                moved = make()
+            for quantity, rows in exact.items():
+                put_leak(evidence, quantity, source, k, moved[quantity] - rows)
+
+
+def put_leak(
+    evidence: Evidence, quantity: Quantity, source: str, step: int, move: np.ndarray
+) -> None:
+    """Keep how far leaks move a quantity, if it is the farthest so far."""
+    if source not in evidence.sources(quantity):
+        return
+    row = evidence.row(quantity, step)
+    sizes = evidence.arrays.get(f"update/{source}/{quantity.key}")
+    size = evidence.measured(quantity, source).size if sizes is None else sizes
+    norms = distance.norms(np.asarray(move, np.float64)[None])[0]
+    far = np.divide(norms, size[row], out=np.zeros_like(norms), where=size[row] > 0)
+    key = f"leak/{quantity.key}"
+    evidence.arrays[key] = np.fmax(far, evidence.arrays.get(key, far))
+
+
+def widen(start: Start) -> Start:
+    """Return a start whose arrays are float64, so that what is float32 in its step is a leak."""
+
+    def wide(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.asarray(array, WIDE) for name, array in arrays.items()}
+
+    return start._replace(
+        parts=[(x.astype(WIDE), y.astype(WIDE), share) for x, y, share in start.parts],
+        masks=None if start.masks is None
+        else [[mask.astype(WIDE) for mask in drawn] for drawn in start.masks],
+        values=wide(start.values),
+        slots={slot: wide(arrays) for slot, arrays in start.slots.items()},
+        gradients=None if start.gradients is None else wide(start.gradients),
+    )  # fmt: skip

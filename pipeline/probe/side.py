@@ -161,12 +161,16 @@ class ProbedSide:
         parts = self.parts(1)
         masks = self.masks(1, [len(parts[0][0])])
         model = self.filled(dtype, values)
-        shown = self._in(dtype).backend.layers(model, parts[0][0], masks[0] if masks else [])
+        x, drawn = parts[0][0], masks[0] if masks else []
+        if dtype == "float64":  # exact, and no operation of the model
+            x, drawn = x.astype(dtype), [mask.astype(dtype) for mask in drawn]
+        shown = self._in(dtype).backend.layers(model, x, drawn)
         return {name: np.asarray(array) for name, array in shown.items()}
 
     def predict(self, dtype: str, values: Mapping[str, np.ndarray], *, split: str) -> np.ndarray:
         """Return the outputs in evaluation mode on a split, with some weights."""
         x = self.job.dataset.arrays[f"x_{split}"].astype(self.dtype)
+        x = x.astype(dtype) if dtype == "float64" else x
         model = self.filled(dtype, values)
         outputs: np.ndarray = self._in(dtype).backend.predict(model, x)
         return outputs

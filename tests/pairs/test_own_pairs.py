@@ -116,6 +116,11 @@ def test_an_idle_bfloat16_excuses_nothing():
     assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "loss")
 
 
+def test_a_float32_that_moves_nothing_excuses_no_small_difference():
+    _, ladder = verified("idle_float32.py")
+    assert (ladder.verdict, ladder.finding.rung, ladder.kind) == ("FAIL", "loss", "meaning")
+
+
 def test_a_hint_that_names_nothing_is_refused(tmp_path):
     file = tmp_path / "hinted.py"
     file.write_text((HERE / "rules.py").read_text() + "\n\nsame = {'nothing': 'dense'}\n")

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops import gen_math_ops
 
 from pipeline.backends.base import Arrays, Settings, Tensor
 from pipeline.backends.tensorflow.tensors import to_tensors
@@ -188,6 +189,29 @@ def differentiate(model: Any, x: np.ndarray, weights: np.ndarray | None) -> tupl
     return outputs.numpy(), {
         path: tf.convert_to_tensor(g).numpy() for path, g in gradients.items() if g is not None
     }
+
+
+@contextlib.contextmanager
+def move_leaks(rng: np.random.Generator) -> Iterator[None]:
+    """Move each number that is cast from float32 to float64 by at most one rounding of float32.
+
+    In a program in float64 those are leaks: constants and tables of code that was written for
+    float32. TensorFlow casts nothing by itself, so that no leak gets by without this operation.
+    """
+    cast, unit = gen_math_ops.cast, float(np.finfo(np.float32).eps)
+
+    def moving(x: Any, DstT: Any, *rest: Any, **named: Any) -> Any:
+        result = cast(x, DstT, *rest, **named)
+        if tf.as_dtype(DstT) != tf.float64 or getattr(x, "dtype", None) != tf.float32:
+            return result
+        drawn = rng.integers(-1, 2, size=tuple(result.shape))
+        return result * tf.constant(1 + unit * drawn, tf.float64)
+
+    gen_math_ops.cast = moving
+    try:
+        yield
+    finally:
+        gen_math_ops.cast = cast
 
 
 def list_settings(model: Any) -> dict[str, Settings]:

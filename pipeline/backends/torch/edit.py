@@ -11,6 +11,8 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from pipeline.backends.base import Arrays, Settings, Tensor
 from pipeline.backends.torch.tensors import to_tensor
@@ -124,6 +126,33 @@ def list_calls(model: nn.Module, x: np.ndarray) -> list[str]:
         for hook in hooks:
             hook.remove()
     return [*called]
+
+
+@contextlib.contextmanager
+def move_leaks(rng: np.random.Generator) -> Iterator[None]:
+    """Move each float32 number that an operation takes by at most one rounding of it, at random.
+
+    In a program in float64 those are leaks: constants and tables of code that was written for
+    float32. What is written into, or seen in another shape, is left as it is.
+    """
+    unit = torch.finfo(torch.float32).eps
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.dtype != torch.float32:
+            return leaf
+        drawn = torch.from_numpy(rng.integers(-1, 2, size=tuple(leaf.shape))).to(leaf.device)
+        return leaf * (1 + unit * drawn).to(torch.float32)
+
+    class Moving(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, kinds: Any, arguments: Any = (), named: Any = None
+        ) -> Any:
+            if not (function._schema.is_mutable or function.is_view):
+                arguments, named = tree_map(move, (arguments, named))
+            return function(*arguments, **named or {})
+
+    with Moving():
+        yield
 
 
 def list_settings(model: nn.Module) -> dict[str, Settings]:
