@@ -16,7 +16,7 @@ from pipeline.align.draws import Drawn
 from pipeline.align.propose import Match, list_candidates
 from pipeline.align.settings import Difference, compare_optimizers
 from pipeline.config.types import ConfigError
-from pipeline.pairs.own.prepared import Field, to_plain
+from pipeline.pairs.own.prepared import Field, Regroup, to_plain
 from pipeline.pairs.own.source import SIDES
 from pipeline.pairs.pair import Layout
 
@@ -67,6 +67,7 @@ def write_pair(
     optimizers: Mapping[str, Any],
     drawn: Drawn,
     constants: Mapping[str, Any],
+    regroups: Sequence[Regroup],
 ) -> None:
     """Write what was made; ``about.json`` is the last one."""
     matched = {
@@ -107,6 +108,7 @@ def write_pair(
             for each in [*differences, *compare_optimizers(optimizers)]
         ],
         "constants": constants,
+        "regroups": [[list(g.paths), g.parts, g.stacked] for g in regroups],
         "proof": {
             "holds": proof.holds,
             "near": proof.near,

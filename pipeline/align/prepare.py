@@ -20,7 +20,7 @@ from pipeline import backends, data, identity, storage
 from pipeline.config.schema import Config
 from pipeline.config.types import ConfigError
 from pipeline.data import Dataset
-from pipeline.pairs.own.prepared import Draw, Prepared, from_plain
+from pipeline.pairs.own.prepared import Draw, Prepared, Regroup, from_plain
 from pipeline.pairs.own.source import brings, digest_code
 from pipeline.pairs.pair import Layout, Place
 
@@ -173,6 +173,7 @@ def _load(
             Draw(tuple(shape), None if axes is None else tuple(axes))
             for shape, axes in about["draws"]
         ],
+        regroups=[Regroup(tuple(paths), *rest) for paths, *rest in about["regroups"]],
         draw_order=about["draw_order"], run_dtype=run_dtype,
     )  # fmt: skip
     return PreparedJob(prepared, first, dataset, about, folder)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.backends.base import Tensor
+from pipeline.pairs.own.prepared import Regroup
 from pipeline.pairs.pair import Axes, Layout
 
 # What layers of a class do with their tensors, by the class of either framework.
@@ -35,6 +36,8 @@ FAMILIES: dict[str, str] = {
     **dict.fromkeys(("GRU", "GRUCell"), "gru"),
     **dict.fromkeys(("RNN", "RNNCell", "SimpleRNN", "SimpleRNNCell"), "rnn"),
     "PReLU": "prelu",
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), "conv"),
+    "MultiheadAttention": "dense",
 }  # fmt: skip
 
 # Other names of one thing.
@@ -98,6 +101,38 @@ def propose(
 
 
 _NEVER = 1e6
+
+
+def find_regroups(
+    left: Sequence[Tensor], right: Sequence[Tensor], *, same: Mapping[str, str]
+) -> list[Regroup]:
+    """Return which parameters of the first model are to be held in parts, or together.
+
+    So that each has one partner: of what a first map leaves over on both sides, one stands for two
+    to four of the other side if these are of one size and have as many numbers together.
+    """
+    matches = propose(left, right, same=same)
+    lonely = [t for t in left if t.trained and t.path not in {m.a.path for m in matches}]
+    others = [t for t in right if t.trained and t.path not in {m.b.path for m in matches}]
+    groups = []
+    for a in [*lonely]:
+        for count in (3, 2, 4):
+            parts = [b for b in others if math.prod(b.shape) * count == math.prod(a.shape)]
+            if len(parts) >= count and a.shape[0] % count == 0:
+                groups.append(Regroup((a.path,), parts=count))
+                lonely.remove(a)
+                others = [b for b in others if b not in parts[:count]]
+                break
+    for b in others:
+        for count in (2, 3, 4):
+            same_size = [a for a in lonely if math.prod(a.shape) * count == math.prod(b.shape)]
+            parts = [a for a in same_size if a.shape == same_size[0].shape][:count]
+            if len(parts) == count:
+                stacked = b.shape == (count, *parts[0].shape)
+                groups.append(Regroup(tuple(a.path for a in parts), stacked=stacked))
+                lonely = [a for a in lonely if a not in parts]
+                break
+    return groups
 
 
 def sort_by_calls(tensors: Sequence[Tensor], calls: Sequence[str]) -> list[Tensor]:
@@ -168,7 +203,8 @@ def _known_ways(a: Tensor, b: Tensor, family: str) -> Iterator[Axes]:
         elif np.prod(a.shape) == np.prod(b.shape) and not gates:
             yield Layout(a.shape, tuple(range(n)), b.shape)
         return
-    if family == "conv" and b.owner.startswith("Depthwise") and a.shape[1] == 1:
+    is_depthwise = b.owner.startswith("Depthwise") or b.attribute == "depthwise_kernel"
+    if family == "conv" and is_depthwise and a.shape[1] == 1:
         channels, multiplier = b.shape[-2], b.shape[-1]
         if a.shape[0] == channels * multiplier and a.shape[2:] == b.shape[:-2]:
             yield Layout(a.shape, (*range(2, n), 0, 1), b.shape)
@@ -209,7 +245,7 @@ def _is_statistic(tensor: Tensor) -> bool:
 
 def _part_of(tensor: Tensor) -> str:
     """Return which part of its layer a tensor is: ``weight``, ``bias``, ``hh``, ..."""
-    words = split_name(tensor.attribute)
+    words = split_name(tensor.attribute.partition("+")[0])
     for part in ("mean", "var", "hh", "bias"):
         if part in words:
             return "hh bias" if part == "hh" and "bias" in words else part

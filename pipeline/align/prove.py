@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.align.propose import Match, family_of, list_candidates
 from pipeline.backends.base import Tensor
 from pipeline.pairs.arrange import Variable, to_framework, to_neutral
+from pipeline.pairs.pair import Layout
 
 Values = Mapping[str, np.ndarray]
 Outputs = Callable[[Values], np.ndarray]
@@ -19,7 +20,7 @@ Gradients = Callable[[Values], Values]
 # Right models of two frameworks are up to 7e-7 apart in float64, where a constant in their code is
 # float32; a wrong map moves the outputs by their own size. In float32 rounding is as far as 1e-4.
 NEARS = {"float64": 1e-5, "float32": 1e-3}
-_TRIES = 200  # maps that are tried where the proposed one does not hold
+_TRIES = 400  # maps that are tried where the proposed one does not hold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,20 +127,21 @@ def prove(
 
     apart, best = distance(matches), list(matches)
     tries = 0
-    improved = True
-    while not apart <= near and improved and tries < _TRIES:
-        improved = False
-        for other in list_neighbours(best):
+    while not apart <= near and tries < _TRIES:
+        nearest, next_best = apart, best
+        for other in list_neighbours(best)[: _TRIES - tries]:
             tries += 1
             now = distance(other)
-            if now <= near or (np.isfinite(now) and now < 0.7 * apart):
-                apart, best, improved = now, other, True
+            if np.isfinite(now) and now < nearest:
+                nearest, next_best = now, other
+            if now <= near:
                 break
-            if tries >= _TRIES:
-                break
+        if not nearest < 0.7 * apart:
+            break
+        apart, best = nearest, next_best
     for other in [] if apart <= near else _joint_changes(matches):
         tries += 1
-        if tries > 2 * _TRIES:
+        if tries > _TRIES + 200:
             break
         if (now := distance(other)) <= near:
             apart, best = now, other
@@ -199,7 +201,7 @@ def compare_gradients(
 
 def list_neighbours(matches: Sequence[Match]) -> list[list[Match]]:
     """Return the maps in which one tensor is held otherwise, or two have changed places."""
-    maps = []
+    maps = list(_reorder_parts(matches))
     for i, match in enumerate(matches):
         for candidate in list_candidates(match.a, match.b):
             if candidate.axes != match.axes:
@@ -207,6 +209,29 @@ def list_neighbours(matches: Sequence[Match]) -> list[list[Match]]:
     maps += [_exchange(matches, i, j) for i, j in _exchangeable(matches)]
     maps += [_exchange_layers(matches, one, other) for one, other in _like_layers(matches)]
     return maps
+
+
+def _reorder_parts(matches: Sequence[Match]) -> Iterator[list[Match]]:
+    """Yield the maps in which parameters that are held together stand in another order.
+
+    Those of one layer, its weights and biases, move alike.
+    """
+    joined: dict[tuple[str, int], list[int]] = {}
+    for i, match in enumerate(matches):
+        count = match.a.attribute.count("+") + 1
+        is_gated = isinstance(match.axes, Layout) and bool(match.axes.blocks)
+        if count > 1 and not is_gated:
+            joined.setdefault((match.a.layer, count), []).append(i)
+    for (_, count), numbers in joined.items():
+        for order in itertools.permutations(range(count)):
+            other = list(matches)
+            for i in numbers:
+                match = matches[i]
+                axes = match.axes.axes if isinstance(match.axes, Layout) else match.axes
+                axes = tuple(range(len(match.a.shape))) if axes is None else axes
+                other[i] = match._replace(axes=Layout(match.a.shape, axes, match.b.shape, order))
+            if order != tuple(range(count)):
+                yield other
 
 
 def _like_layers(matches: Sequence[Match]) -> list[tuple[str, str]]:

@@ -23,8 +23,9 @@ from pipeline.align import batches, prove
 from pipeline.align.checks import check_outputs, check_own_losses, check_tensors, read_classes
 from pipeline.align.draws import Drawn, settle_draws
 from pipeline.align.files import Samples, read_map, write_pair
-from pipeline.align.propose import Match, propose, sort_by_calls
+from pipeline.align.propose import Match, find_regroups, propose, sort_by_calls
 from pipeline.align.settings import compare_settings
+from pipeline.backends.base import Tensor
 from pipeline.config.types import ConfigError
 from pipeline.pairs.arrange import to_neutral
 from pipeline.pairs.own.prepared import Draw, Prepared
@@ -88,21 +89,20 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
                for name in SIDES}  # fmt: skip
     check_outputs(outputs, rows=len(samples.rows))
     check_own_losses(request, models["tensorflow"])
-    tensors = {
-        name: sort_by_calls(
-            sides[name].list_tensors(models[name]),
-            sides[name].list_calls(models[name], samples.rows),
-        )
-        for name in SIDES
-    }
+    hints = load_hints(request["model"])
+    tensors = {name: sides[name].list_tensors(models[name]) for name in SIDES}
     check_tensors(request, tensors)
+    initial = {name: sides[name].read_tensors(models[name]) for name in SIDES}
+    start = load_checkpoint(request, sides, models) or request["init"]
+    regroups = find_regroups(tensors["torch"], tensors["tensorflow"], same=hints)
+    if regroups:
+        models["torch"].fills = [sides["torch"].regroup(models["torch"], g) for g in regroups]
+    tensors = list_tensors(sides, models, samples.rows)
     matches = read_map(request, tensors) or propose(
-        tensors["torch"], tensors["tensorflow"], same=load_hints(request["model"])
+        tensors["torch"], tensors["tensorflow"], same=hints
     )
     if not matches:
         raise ConfigError("model.name", FOREIGN, "the two models have no parameter in common")
-    initial = {name: sides[name].read_tensors(models[name]) for name in SIDES}
-    start = load_checkpoint(request, sides, models) or request["init"]
     own = {name: sides[name].read_tensors(models[name]) for name in SIDES}
     proof = prove_map(sides, models, tensors, matches, samples.rows, near=prove.NEARS[dtype])
     if request["map"] is not None and (proof.changed or not proof.holds):
@@ -134,8 +134,20 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     write_pair(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
         differences=differences, layers=layers, optimizers=optimizers, drawn=drawn,
-        constants=find_other_constants(proof.matches, initial),
+        constants=find_other_constants(proof.matches, initial), regroups=regroups,
     )  # fmt: skip
+
+
+def list_tensors(
+    sides: Mapping[str, Any], models: Mapping[str, Any], rows: np.ndarray
+) -> dict[str, list[Tensor]]:
+    """Return both models' tensors by side, in the order in which their layers are called."""
+    return {
+        name: sort_by_calls(
+            sides[name].list_tensors(models[name]), sides[name].list_calls(models[name], rows)
+        )
+        for name in SIDES
+    }
 
 
 def build(name: str, request: Mapping[str, Any], prepared: Prepared) -> Any:

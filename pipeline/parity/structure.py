@@ -100,6 +100,10 @@ def _list_notes(about: Mapping[str, Any]) -> tuple[str, ...]:
             f"{name} ({other}) is frozen on both sides, and the models were made with other "
             "values: both start from the same ones here"
         )
+    for paths, parts, _ in about.get("regroups", ()):
+        names = ", ".join(path.removeprefix("module.") for path in paths)
+        how = f"in {parts} parts" if parts > 1 else "as one"
+        notes.append(f"PyTorch's {names} is held {how} here, as TensorFlow holds the same numbers")
     if about["unseen"]:
         notes.append(
             "results of these layers are not compared one by one (an activation inside, or no twin "

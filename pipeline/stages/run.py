@@ -183,7 +183,15 @@ def _begin_record(job: Job, *, device: str, versions: Mapping[str, str]) -> RunR
 
 def describe_pair(about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a record says of a pair that is not ours; nothing of our own."""
-    kept = ("left_over", "trained_on_one_side", "settings", "proof", "constants", "unseen")
+    kept = (
+        "left_over",
+        "trained_on_one_side",
+        "settings",
+        "proof",
+        "constants",
+        "unseen",
+        "regroups",
+    )
     return {"pair": {name: about[name] for name in kept}} if about else {}
 
 

@@ -116,6 +116,24 @@ def test_an_idle_bfloat16_excuses_nothing():
     assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "loss")
 
 
+@pytest.mark.parametrize(
+    "order", tiered(["qkv", "vqk"], short=lambda i, _: i == 1)
+)  # of the definition: values, not names, tell that vqk stands otherwise in the fused layer
+def test_what_one_side_holds_as_one_is_mapped(order):
+    (torch, _), ladder = verified("joined.py", f"+model.settings.torch.order={order}")
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert torch.about["pair"]["proof"]["holds"]
+    notes = [note for note in ladder.notes if "as TensorFlow holds the same numbers" in note]
+    assert any("attention.in_proj_weight is held in 3 parts" in note for note in notes)
+    assert any("gru.bias_ih_l0, gru.bias_hh_l0 is held as one" in note for note in notes)
+
+
+@pytest.mark.long
+def test_a_fault_behind_what_is_held_as_one_is_found():
+    _, ladder = verified("joined.py", "+model.settings.torch.fault=key")
+    assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "forward")
+
+
 def test_a_float32_that_moves_nothing_excuses_no_small_difference():
     _, ladder = verified("idle_float32.py")
     assert (ladder.verdict, ladder.finding.rung, ladder.kind) == ("FAIL", "loss", "meaning")

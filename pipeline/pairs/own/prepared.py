@@ -49,6 +49,36 @@ class Draw(NamedTuple):
     axes: tuple[int, ...] | None
 
 
+class Regroup(NamedTuple):
+    """Parameters of the PyTorch model that are held in parts here, or together.
+
+    Attributes
+    ----------
+    paths
+        Of one parameter that is held in parts, or of several that are held together.
+    parts
+        Equal parts along axis 0 of the one; 1 of several.
+    stacked
+        Whether several stand side by side along a new last axis, and not in a row along axis 0.
+    """
+
+    paths: tuple[str, ...]
+    parts: int = 1
+    stacked: bool = False
+
+    @property
+    def labels(self) -> list[str]:
+        """What the parameters are called beside the first one, without dots."""
+        parent = self.paths[0].rpartition(".")[0].rpartition(".")[0]
+        first = self.paths[0].rpartition(".")[2]
+        own = self.paths[0].rpartition(".")[0]
+        others = [
+            path.removeprefix(f"{own}.").removeprefix(f"{parent}.").replace(".", "/")
+            for path in self.paths[1:]
+        ]
+        return [first, *others]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What both sides of such a pair know beside their settings.
@@ -73,6 +103,8 @@ class Prepared:
         The random numbers that a training pass of one batch draws for dropout, in PyTorch's order.
     draw_order
         For each of TensorFlow's the number of PyTorch's that it takes.
+    regroups
+        Parameters of the PyTorch model that are held in parts, or together.
     run_dtype
         The precision of the run; the ladder makes copies of its models in others.
     """
@@ -86,6 +118,7 @@ class Prepared:
     layers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     draws: Sequence[Draw] = ()
     draw_order: Sequence[int] = ()
+    regroups: Sequence[Regroup] = ()
     run_dtype: str = "float32"
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from pipeline.backends.torch.regroup import regroup
 from pipeline.config.types import ConfigError
 from pipeline.pairs.own.prepared import Prepared, unpack
 from pipeline.pairs.own.results import list_outputs
@@ -35,15 +36,22 @@ class Own(nn.Module):
         self.module = self.functions.make()
         if not isinstance(self.module, nn.Module):
             self.refuse(f"{self.located.factory}() returned {tell_type(self.module)}, no nn.Module")
+        self.fills = [regroup(self, each) for each in prepared.regroups]
 
     def forward(self, x: torch.Tensor, *draws: torch.Tensor) -> torch.Tensor:
         """Return the tensor that counts of what the model makes of some rows.
 
         Dropout takes the numbers of `draws` in place of random ones, in their order.
         """
+        self.fill()
         batch = self.to_batch(unpack(to_array(x), self.prepared.x, name="x"), like=x)
         with self.replaced(draws):
             return self.to_output(self.call(self.call_module, batch), rows=x)
+
+    def fill(self) -> None:
+        """Make the module's own tensors of what is held in parts, or together."""
+        for fill in self.fills:
+            fill()
 
     def replaced(self, draws: Sequence[torch.Tensor]) -> contextlib.AbstractContextManager[Any]:
         """Return what replaces dropout's random numbers, if there are any."""
@@ -52,6 +60,7 @@ class Own(nn.Module):
 
     def measure_loss(self, x: torch.Tensor, y: torch.Tensor, *draws: torch.Tensor) -> torch.Tensor:
         """Return the user's own loss of some rows and their targets, a scalar."""
+        self.fill()
         arrays = unpack(to_array(x), self.prepared.x, name="x")
         if self.prepared.y is not None:
             arrays |= unpack(to_array(y), self.prepared.y, name="y")
