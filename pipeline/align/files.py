@@ -64,6 +64,7 @@ def write_pair(
     tensors: Mapping[str, Any],
     differences: Sequence[Difference],
     layers: Mapping[str, Any],
+    misfits: Sequence[Any],
     optimizers: Mapping[str, Any],
     drawn: Drawn,
     constants: Mapping[str, Any],
@@ -96,6 +97,7 @@ def write_pair(
             for m in proof.matches if m.a.trained != m.b.trained
         ],
         "layers": layers,
+        "misfits": list(misfits),
         "unseen": sorted(
             {m.a.layer.removeprefix("module.") for m in proof.matches if m.a.layer != "module"}
             - set(layers["torch"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +15,30 @@ from pipeline.pairs.arrange import Variable, to_framework, to_neutral
 from pipeline.pairs.pair import Layout
 
 Values = Mapping[str, np.ndarray]
-Outputs = Callable[[Values], np.ndarray]
+
+
+class Shown(NamedTuple):
+    """What a model makes of some rows.
+
+    Attributes
+    ----------
+    outputs
+        What counts of its result.
+    layers
+        Results of layers, by the first model's name of the layer.
+    """
+
+    outputs: np.ndarray
+    layers: Values
+
+
+Show = Callable[[Sequence[Match], Values], Shown]
 Gradients = Callable[[Values], Values]
 
 # Right models of two frameworks are up to 7e-7 apart in float64, where a constant in their code is
 # float32; a wrong map moves the outputs by their own size. In float32 rounding is as far as 1e-4.
 NEARS = {"float64": 1e-5, "float32": 1e-3}
-_TRIES = 400  # maps that are tried where the proposed one does not hold
+_TRIES = 200  # maps that are tried where the proposed one does not hold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +117,8 @@ def prove(
     matches: Sequence[Match],
     *,
     values: Values,
-    wanted: np.ndarray,
-    outputs: Outputs,
+    wanted: Shown,
+    show: Show,
     gradients: Gradients,
     near: float = NEARS["float64"],
 ) -> Proof:
@@ -113,19 +131,29 @@ def prove(
     values
         Distinct random weights of the first model, by path.
     wanted
-        The first model's outputs with them.
-    outputs
-        Given weights of the second model by path, its outputs.
+        What the first model makes with them.
+    show
+        Given a map and weights of the second model by path, what that one makes.
     gradients
         Given them, the gradients by path of the outputs' sum with random weights.
     near
         How far apart outputs may be that are the same, relative to their size.
     """
 
-    def distance(each: Sequence[Match]) -> float:
-        return measure(wanted, outputs(carry(each, values)))
+    def look(each: Sequence[Match]) -> tuple[float, dict[str, bool]]:
+        shown = show(each, carry(each, values))
+        agreeing = {
+            layer: measure(rows, shown.layers[layer]) <= near
+            for layer, rows in wanted.layers.items()
+            if layer in shown.layers and shown.layers[layer].shape == rows.shape
+        }
+        return measure(wanted.outputs, shown.outputs), agreeing
 
-    apart, best = distance(matches), list(matches)
+    def distance(each: Sequence[Match]) -> float:
+        return look(each)[0]
+
+    best = _follow_layers(matches, look, near)
+    by_layers, apart = best, distance(best)
     tries = 0
     while not apart <= near and tries < _TRIES:
         nearest, next_best = apart, best
@@ -139,16 +167,17 @@ def prove(
         if not nearest < 0.7 * apart:
             break
         apart, best = nearest, next_best
-    for other in [] if apart <= near else _joint_changes(matches):
+    for other in [] if apart <= near else _joint_changes(by_layers):
         tries += 1
-        if tries > _TRIES + 200:
+        if tries > 2 * _TRIES:
             break
         if (now := distance(other)) <= near:
             apart, best = now, other
             break
-    if not apart <= near:  # no map is better than the proposed one
-        return Proof(matches=list(matches), apart=distance(matches), near=near)
-    changed = [m.a.name for m, n in zip(best, matches, strict=True) if m != n]
+    if not apart <= near:  # what outputs alone brought nearer is not believed
+        changed = _list_changed(matches, by_layers)
+        return Proof(matches=by_layers, apart=distance(by_layers), changed=changed, near=near)
+    changed = _list_changed(matches, best)
     groups, alternatives = _find_interchangeable(
         best, distance, near, differ=_find_differing(best, values, gradients)
     )
@@ -156,6 +185,41 @@ def prove(
         matches=best, apart=apart, changed=changed, interchangeable=groups,
         alternatives=alternatives, near=near,
     )  # fmt: skip
+
+
+def _list_changed(matches: Sequence[Match], best: Sequence[Match]) -> list[str]:
+    """Return the names of the tensors whose match values changed."""
+    return [m.a.name for m, n in zip(best, matches, strict=True) if m != n]
+
+
+def _follow_layers(
+    matches: Sequence[Match],
+    look: Callable[[Sequence[Match]], tuple[float, dict[str, bool]]],
+    near: float,
+) -> list[Match]:
+    """Return a map in which more layers return the same, from the first one on that does not.
+
+    Up to that layer both models agree, so the map is wrong there or the models differ there.
+    """
+    best = list(matches)
+    apart, agreeing = look(best)
+    tries = 0
+    while not apart <= near and not all(agreeing.values()):
+        layers = dict.fromkeys(match.a.layer for match in best)
+        first = next(layer for layer in layers if not agreeing.get(layer, True))
+        for other in list_neighbours(best):
+            if first not in {m.a.layer for m, n in zip(other, best, strict=True) if m != n}:
+                continue
+            tries += 1
+            apart, now = look(other)
+            if apart <= near or sum(now.values()) > sum(agreeing.values()):
+                best, agreeing = other, now
+                break
+            if tries >= _TRIES:
+                return best
+        else:
+            break
+    return best
 
 
 def measure(one: np.ndarray, other: np.ndarray) -> float:

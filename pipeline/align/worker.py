@@ -40,7 +40,7 @@ from pipeline.pairs.own.source import (
 )
 from pipeline.pairs.own.spec import SUFFIXES, find_suffix
 from pipeline.pairs.registry import FOREIGN, find_pair
-from pipeline.watching import watched
+from pipeline.watching import Shown, watched
 
 WIDE, NARROW = "float64", "float32"
 
@@ -126,14 +126,14 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
         folder, request, arrays=arrays, rows=rows_of_batch, samples=samples,
         output=outputs["torch"],
     )  # fmt: skip
-    layers = find_layers(sides, models, proof, samples.rows)
+    layers, misfits = find_layers(sides, models, proof, samples.rows)
     optimizers = describe_optimizers(request, models)
     differences = compare_settings(
         proof.matches, *(sides[name].list_settings(models[name]) for name in SIDES)
     )
     write_pair(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
-        differences=differences, layers=layers, optimizers=optimizers, drawn=drawn,
+        differences=differences, layers=layers, misfits=misfits, optimizers=optimizers, drawn=drawn,
         constants=find_other_constants(proof.matches, initial), regroups=regroups,
     )  # fmt: skip
 
@@ -231,26 +231,37 @@ def prove_map(
     unmatched = {t.path for t in tensors["torch"]} - {m.a.path for m in matches}
     torch, tensorflow = sides["torch"], sides["tensorflow"]
     torch.write_tensors(models["torch"], {n: v for n, v in values.items() if n not in unmatched})
-    wanted = torch.differentiate(models["torch"], rows, None)[0]
+    numbered = {name: sides[name].number_layers(models[name]) for name in SIDES}
+    with watched() as values_seen, torch.watch_layers(models["torch"], numbered["torch"]):
+        outputs = torch.differentiate(models["torch"], rows, None)[0]
+    wanted = prove.Shown(outputs, read_shown(torch, values_seen))
 
-    def outputs(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    def show(each: Sequence[Match], arrays: Mapping[str, np.ndarray]) -> prove.Shown:
         tensorflow.write_tensors(models["tensorflow"], arrays)
-        result: np.ndarray = tensorflow.differentiate(models["tensorflow"], rows, None)[0]
-        return result
+        partners = {m.a.layer: numbered["tensorflow"][m.b.layer] for m in each
+                    if m.b.layer in numbered["tensorflow"]}  # fmt: skip
+        with watched() as seen, tensorflow.watch_layers(models["tensorflow"], partners):
+            made = tensorflow.differentiate(models["tensorflow"], rows, None)[0]
+        return prove.Shown(made, read_shown(tensorflow, seen))
 
     def gradients(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         tensorflow.write_tensors(models["tensorflow"], arrays)
-        weights = np.random.default_rng(4).standard_normal(wanted.shape)
+        weights = np.random.default_rng(4).standard_normal(outputs.shape)
         result: Mapping[str, np.ndarray] = tensorflow.differentiate(
             models["tensorflow"], rows, weights
         )[1]
         return result
 
     proof = prove.prove(
-        matches, values=values, wanted=wanted, outputs=outputs, gradients=gradients, near=near
+        matches, values=values, wanted=wanted, show=show, gradients=gradients, near=near
     )
-    outputs(prove.carry(proof.matches, values))  # the models are left with what was proved
+    show(proof.matches, prove.carry(proof.matches, values))  # the models are left with it
     return proof
+
+
+def read_shown(side: Any, shown: Shown) -> dict[str, np.ndarray]:
+    """Return as arrays, in the neutral layout, what layers were seen to return."""
+    return {name: to_neutral(axes, side.read(value)) for name, (value, axes) in shown.items()}
 
 
 def find_draws(
@@ -304,11 +315,12 @@ def describe_optimizers(request: Mapping[str, Any], models: Mapping[str, Any]) -
 
 def find_layers(
     sides: Mapping[str, Any], models: Mapping[str, Any], proof: prove.Proof, rows: np.ndarray
-) -> dict[str, dict[str, Any]]:
-    """Return by side and neutral name the layers whose results can be compared.
+) -> tuple[dict[str, dict[str, Any]], list[list[Any]]]:
+    """Return by side and neutral name the layers whose results can be compared, and misfits.
 
     They belong together by their parameters and return arrays of one shape; where the map is
-    proved, the same values, too: what returns others there is called at another place.
+    proved, the same values, too: what returns others there is called at another place. Misfits are
+    layers that return as many axes of other lengths: their name, and both shapes.
     """
     numbered = {name: sides[name].number_layers(models[name]) for name in SIDES}
     partners = {
@@ -325,20 +337,22 @@ def find_layers(
     for side in SIDES:
         with watched() as values, sides[side].watch_layers(models[side], layers[side]):
             sides[side].differentiate(models[side], rows, None)
-        shown[side] = {
-            name: to_neutral(axes, sides[side].read(value))
-            for name, (value, axes) in values.items()
-        }
+        shown[side] = read_shown(sides[side], values)
     one, other = shown["torch"], shown["tensorflow"]
     comparable = [
         name for name in one
         if name in other and one[name].shape == other[name].shape
         and (not proof.holds or prove.measure(one[name], other[name]) <= proof.near)
     ]  # fmt: skip
+    misfits = [
+        [name, list(one[name].shape), list(other[name].shape)] for name in one
+        if name in other and one[name].shape != other[name].shape
+        and one[name].ndim == other[name].ndim
+    ]  # fmt: skip
     return {
         side: {name: each[name] for name in comparable if name in each}
         for side, each in layers.items()
-    }
+    }, misfits
 
 
 def write_samples(

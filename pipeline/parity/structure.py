@@ -104,6 +104,11 @@ def _list_notes(about: Mapping[str, Any]) -> tuple[str, ...]:
         names = ", ".join(path.removeprefix("module.") for path in paths)
         how = f"in {parts} parts" if parts > 1 else "as one"
         notes.append(f"PyTorch's {names} is held {how} here, as TensorFlow holds the same numbers")
+    for name, one, other in about.get("misfits", ())[:3]:
+        notes.append(
+            f"{name} returns the shape {tuple(one)} in PyTorch and {tuple(other)} in TensorFlow, "
+            "so that no result of it is compared"
+        )
     if about["unseen"]:
         notes.append(
             "results of these layers are not compared one by one (an activation inside, or no twin "

@@ -128,6 +128,30 @@ def test_what_one_side_holds_as_one_is_mapped(order):
     assert any("gru.bias_ih_l0, gru.bias_hh_l0 is held as one" in note for note in notes)
 
 
+RESNET_FAULTS = {
+    "stride_in=2": "blocks.1.conv2",  # the stride in the other convolution of the bottleneck
+    "epsilon=1e-5": "norm",  # for Keras's 1.001e-5
+    "pad=[2,4]": "stem",  # a strided convolution's padding on the other side
+}
+
+
+@pytest.mark.long
+def test_keras_own_resnet_and_one_written_after_its_paper_agree():
+    (torch, _), ladder = verified("resnet50.py", "loss=cross_entropy")
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert torch.about["pair"]["proof"]["holds"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", RESNET_FAULTS)
+def test_a_wrong_resnet_is_found_at_its_layer(fault):
+    _, ladder = verified("resnet50.py", "loss=cross_entropy", f"+model.settings.torch.{fault}")
+    assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "forward"), ladder.sentence()
+    assert ladder.finding.tensor == RESNET_FAULTS[fault]
+    misfit = any(note.startswith("blocks.1.conv1 returns the shape") for note in ladder.notes)
+    assert misfit == (fault == "stride_in=2")
+
+
 @pytest.mark.long
 def test_a_fault_behind_what_is_held_as_one_is_found():
     _, ladder = verified("joined.py", "+model.settings.torch.fault=key")
