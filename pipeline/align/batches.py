@@ -48,6 +48,28 @@ def take_batches(
     return arrays, len(next(iter(batches[0].values()))), len(batches)
 
 
+_ROWS = 8  # of a batch that is drawn
+
+
+def draw_inputs(
+    rng: np.random.Generator, *, inputs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield batches of random arrays as ``model.inputs`` describes them, as a pair's own would."""
+    while True:
+        batch = {}
+        for name, each in inputs.items():
+            shape, kind = (_ROWS, *each["shape"]), each.get("dtype", "float32")
+            if kind == "bool":
+                batch[name] = rng.integers(0, 2, shape).astype(bool)
+            elif kind.startswith("int"):
+                batch[name] = rng.integers(each["range"][0], each["range"][1], shape).astype(kind)
+            elif each.get("range"):
+                batch[name] = rng.uniform(each["range"][0], each["range"][1], shape)
+            else:
+                batch[name] = rng.standard_normal(shape)
+        yield batch
+
+
 def _iterate(function: Callable, rng: np.random.Generator) -> Iterator[Any]:
     """Yield what a pair's generator yields."""
     result = function(rng)

@@ -35,6 +35,8 @@ def check_outputs(outputs: Mapping[str, np.ndarray], *, rows: int) -> None:
 def check_own_losses(request: Mapping[str, Any], model: Any) -> None:
     """Refuse a Keras model with parts that act only in Keras's own loss or optimizer."""
     given = request["model"]
+    if not given["train"]:
+        return
     if getattr(model.module, "losses", None) and not brings(given, "loss", request["loss"]):
         raise ConfigError(
             "loss.name", request["loss"],

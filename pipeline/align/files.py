@@ -65,6 +65,7 @@ def write_pair(
     differences: Sequence[Difference],
     layers: Mapping[str, Any],
     misfits: Sequence[Any],
+    trains: bool,
     optimizers: Mapping[str, Any],
     drawn: Drawn,
     constants: Mapping[str, Any],
@@ -98,6 +99,7 @@ def write_pair(
         ],
         "layers": layers,
         "misfits": list(misfits),
+        "trains": trains,
         "unseen": sorted(
             {m.a.layer.removeprefix("module.") for m in proof.matches if m.a.layer != "module"}
             - set(layers["torch"])

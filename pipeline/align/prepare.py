@@ -83,8 +83,10 @@ def prepare(settings: Config, dataset: Dataset | None) -> PreparedJob:
                 with contextlib.suppress(OSError):
                     empty.rmdir()
             raise
-    is_loss_own = brings(settings.model.settings, "loss", settings.loss.name)
-    return _load(folder, dataset, is_loss_own=is_loss_own, run_dtype=settings.backend.dtype)
+    model = settings.model.settings
+    is_loss_own = brings(model, "loss", settings.loss.name)
+    return _load(folder, dataset, is_loss_own=is_loss_own, run_dtype=settings.backend.dtype,
+                 trains=model["train"])  # fmt: skip
 
 
 def _describe(settings: Config, dataset: Dataset | None) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def _environment() -> dict[str, str]:
 
 
 def _load(
-    folder: Path, dataset: Dataset | None, *, is_loss_own: bool, run_dtype: str
+    folder: Path, dataset: Dataset | None, *, is_loss_own: bool, run_dtype: str, trains: bool
 ) -> PreparedJob:
     """Read what was made; a damaged folder is refused."""
     try:
@@ -174,7 +176,7 @@ def _load(
             for shape, axes in about["draws"]
         ],
         regroups=[Regroup(tuple(paths), *rest) for paths, *rest in about["regroups"]],
-        draw_order=about["draw_order"], run_dtype=run_dtype,
+        draw_order=about["draw_order"], run_dtype=run_dtype, trains=trains,
     )  # fmt: skip
     return PreparedJob(prepared, first, dataset, about, folder)
 

@@ -83,7 +83,10 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
             threads=request["threads"], deterministic=True, device="cpu", dtype=dtype, seed=seed
         )
     arrays, rows_of_batch, samples = read_samples(folder, request)
-    prepared = Prepared(x=samples.x, y=samples.y, sample=samples.rows)
+    trains = request["model"]["train"]
+    if not trains:  # a target is of no use to inference
+        samples = samples._replace(y=None)
+    prepared = Prepared(x=samples.x, y=samples.y, sample=samples.rows, trains=trains)
     models = {name: build(name, request, prepared) for name in SIDES}
     outputs = {name: sides[name].differentiate(models[name], samples.rows, None)[0]
                for name in SIDES}  # fmt: skip
@@ -95,8 +98,7 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     initial = {name: sides[name].read_tensors(models[name]) for name in SIDES}
     start = load_checkpoint(request, sides, models) or request["init"]
     regroups = find_regroups(tensors["torch"], tensors["tensorflow"], same=hints)
-    if regroups:
-        models["torch"].fills = [sides["torch"].regroup(models["torch"], g) for g in regroups]
+    models["torch"].regroup(regroups)
     tensors = list_tensors(sides, models, samples.rows)
     matches = read_map(request, tensors) or propose(
         tensors["torch"], tensors["tensorflow"], same=hints
@@ -133,7 +135,8 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     )
     write_pair(
         folder, first=first, samples=samples, digest=digest, proof=proof, tensors=tensors,
-        differences=differences, layers=layers, misfits=misfits, optimizers=optimizers, drawn=drawn,
+        differences=differences, layers=layers, misfits=misfits, trains=trains,
+        optimizers=optimizers, drawn=drawn,
         constants=find_other_constants(proof.matches, initial), regroups=regroups,
     )  # fmt: skip
 
@@ -154,7 +157,8 @@ def build(name: str, request: Mapping[str, Any], prepared: Prepared) -> Any:
     """Make one side's model."""
     side = find_pair(FOREIGN).load_side(name)
     inputs = prepared.sample.shape[1:]
-    return side.model(inputs=inputs, outputs=0, prepared=prepared, **request["model"])
+    settings = {key: value for key, value in request["model"].items() if key != "inputs"}
+    return side.model(inputs=inputs, outputs=0, prepared=prepared, **settings)
 
 
 def read_samples(
@@ -163,9 +167,12 @@ def read_samples(
     """Return the pair's own batches by split, the rows of one, and some rows of samples."""
     if isinstance(request["data"], str):
         return {}, 0, Samples([], [], np.load(folder / "sample.npy", allow_pickle=False))
-    function = load_batches(request["model"])
+    function, inputs = load_batches(request["model"]), request["model"]["inputs"]
+    if function is None and inputs:
+        function = partial(batches.draw_inputs, inputs=inputs)
     if function is None:
-        raise ConfigError("data.name", "own", "the pair has no batches(rng); give data=...")
+        reason = "the pair has no batches(rng); give model.inputs, or data=..."
+        raise ConfigError("data.name", "own", reason)
     arrays, rows = {}, 0
     for split, count in (("train", request["data"]["batches"]), ("test", 1)):
         rng = seeds.stream(request["seed"], f"own.{split}")

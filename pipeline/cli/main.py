@@ -29,7 +29,7 @@ from pipeline.cli.signals import (
     tell_stopped,
 )
 from pipeline.cli.words import check_words
-from pipeline.config.compose import CONF, allow_tags
+from pipeline.config.compose import CONF, allow_tags, to_values
 from pipeline.config.types import ConfigError
 from pipeline.output import be_quiet, guard_output
 from pipeline.record.record import RunRecord
@@ -98,7 +98,7 @@ def _job(cfg: DictConfig) -> Any:
             return _member(cfg, folder)
         _settle_terminal(cfg)
         try:
-            _exit = run_single(_values(cfg), folder)
+            _exit = run_single(to_values(cfg), folder)
         except Exception as error:
             _exit = tell_error(error)
     return None
@@ -127,7 +127,7 @@ def _member(cfg: DictConfig, folder: Path) -> Any:
             try:
                 with tell_job(name) as job:
                     record = run_job(
-                        resolve_job(_values(cfg)), folder=folder, name=name, parent=parent,
+                        resolve_job(to_values(cfg)), folder=folder, name=name, parent=parent,
                         resume=not cfg.sweep.rerun, progress=job.progress, note=job.note,
                     )  # fmt: skip
                     if search.wanted(HydraConfig.instance().cfg):  # type: ignore[arg-type]
@@ -149,12 +149,6 @@ def _settle_terminal(cfg: DictConfig) -> None:
     """Let this process be as quiet as the config asks for."""
     if cfg.terminal == "quiet":
         be_quiet()
-
-
-def _values(cfg: DictConfig) -> dict[str, Any]:
-    """Return the composed config as plain containers, interpolations resolved."""
-    values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    return dict(values)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.config.types import ConfigError
@@ -43,11 +43,22 @@ def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             config = compose("config", allow_tags(overrides))
-            values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            values = to_values(config)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ComposeError(explain_hydra(error)) from None
-    return dict(values)
+    return values
 
+
+def to_values(config: DictConfig) -> dict[str, Any]:
+    """Return a composed config as plain containers, interpolations resolved.
+
+    Without what an experiment adds as another name of a setting, such as ``verify.train``.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return {key: value for key, value in values.items() if key not in _ALIASES}
+
+
+_ALIASES = ("verify",)
 
 # Settings of an earlier version, and what stands in their place.
 _REPLACED = {

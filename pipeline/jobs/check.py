@@ -70,6 +70,9 @@ def _check_foreign(settings: Config, pair: Pair) -> None:
                 raise ConfigError(f"{group}.name", "own", reason)
         return
     pair.spec.check(settings.model.settings)
+    inputs = settings.model.settings["inputs"]
+    if inputs and settings.data.name != pair_registry.FOREIGN:
+        raise ConfigError("model.inputs", inputs, f"goes without data={settings.data.name}")
     optimizer = settings.optimizer
     if brings(settings.model.settings, "optimizer", optimizer.name):
         for word, given, usual in (

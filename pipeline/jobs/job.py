@@ -103,7 +103,8 @@ class Job:
             values=values,
             inputs=self.dataset.inputs,
             outputs=self.outputs,
-            settings={**self.settings.model.settings, **self.given},
+            settings={k: v for k, v in self.settings.model.settings.items() if k != "inputs"}
+            | dict(self.given),
             device=device,
             dtype=dtype or self.settings.backend.dtype,
         )

@@ -187,7 +187,8 @@ def make_masks(
     draw = getattr(find_pair(settings.model.name).spec, "masks", None)
     if draw is None:
         return None
-    draw = partial(draw, inputs=inputs, outputs=outputs, **settings.model.settings, **given)
+    sizes_of = {"inputs": inputs, "outputs": outputs}
+    draw = partial(draw, **{**settings.model.settings, **given, **sizes_of})
     if not draw(np.random.default_rng(0), batch=1):
         return None
 

@@ -37,7 +37,7 @@ from pipeline.parity.rungs import (
 from pipeline.parity.structure import judge_structure
 from pipeline.parity.tell import place_of
 from pipeline.parity.tested import run_tests
-from pipeline.parity.verdict import RUNGS, Accepted, Finding, Ladder, Rung
+from pipeline.parity.verdict import INFERENCE_RUNGS, RUNGS, Accepted, Finding, Ladder, Rung
 from pipeline.record.record import RunRecord
 
 _WAYS: dict[str, Judge] = {
@@ -108,6 +108,8 @@ def judge(
             Judged(rung=Rung(name=each.rung.name, verdict="ABSTAIN", why=why))
             for each in judged
         ]  # fmt: skip
+    if front and not a.about["pair"]["trains"]:
+        judged = [each for each in judged if each.rung.name in INFERENCE_RUNGS]
     judged = [*front, *judged]
     judged = [_with_agreed(each, judged[:i]) for i, each in enumerate(judged)]
     return _put_together(pair, _abstain_if_other(pair, judged), distances=measure_distances(pair))

@@ -32,7 +32,7 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         (side, name, shape) for side, each in about["left_over"].items()
         for name, shape, trained in each if trained
     ]  # fmt: skip
-    frozen = about["trained_on_one_side"]
+    frozen = about["trained_on_one_side"] if about["trains"] else []
     notes = _list_notes(about)
     held = {side: sum(math.prod(shape) for each, _, shape in lonely if each == side)
             for side in about["left_over"]}  # fmt: skip
@@ -63,8 +63,9 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         why = f"{name} ({other}) is never trained, and the models were made with other values of it"
         return _fail(pair, name, f"{why} ({apart:.3g} apart)", notes)
     proof = about["proof"]
-    if proof["holds"] and proof["gradient"] and not proof["gradient"][1] <= 10 * proof["near"]:
-        name, apart = proof["gradient"]
+    gradient = proof["gradient"] if proof["holds"] and about["trains"] else None
+    if gradient and not gradient[1] <= 10 * proof["near"]:
+        name, apart = gradient
         why = (
             f"with random weights the outputs are the same, and the gradients of {name} {apart:.2g}"
         )
@@ -95,6 +96,11 @@ def _fail(pair: Compared, tensor: str, why: str, notes: tuple[str, ...]) -> Judg
 def _list_notes(about: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what is to know about the map besides the verdict."""
     notes = []
+    if not about["trains"]:
+        notes.append(
+            "inference alone is judged (verify.train=false): nothing is said of loss, gradients, "
+            "updates and what only training mode does"
+        )
     for name, other, _ in about["constants"]["frozen"]:
         notes.append(
             f"{name} ({other}) is frozen on both sides, and the models were made with other "

@@ -16,6 +16,8 @@ RUNGS = (
 )  # fmt: skip
 FOREIGN_RUNGS = ("structure", "settings")
 """Before the others where the two models are not ours."""
+INFERENCE_RUNGS = ("data", "init", "forward", "evaluation")
+"""Those that are left of the others where inference alone is judged."""
 WORST = {"PASS": 0, "ABSTAIN": 1, "FAIL": 2, "ERROR": 3}
 KINDS = ("data", "start", "state", "meaning", "precision", "undecided")
 """Kinds of a FAIL: other samples or batches; another start; something besides the update changes

@@ -188,6 +188,7 @@ def describe_pair(about: Mapping[str, Any]) -> dict[str, Any]:
         "trained_on_one_side",
         "settings",
         "proof",
+        "trains",
         "misfits",
         "constants",
         "unseen",

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.config.compose import to_values
 from pipeline.config.schema import Config, parse_config
 from pipeline.config.types import ConfigError
 from pipeline.pairs.registry import FOREIGN
@@ -86,8 +87,7 @@ def _prepare_pair(config: DictConfig) -> None:
     """Make what the first job needs of a pair that is not ours, so that a bad one starts no job."""
     from pipeline.jobs.resolve import resolve
 
-    values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
-    resolve(values)
+    resolve(to_values(_without_hydra(config)))
 
 
 def name_by_what_is_swept(config: DictConfig, fixed: list[str]) -> None:
@@ -108,8 +108,7 @@ def name_sweep(config: DictConfig, overrides: list[str]) -> str:
 
 def read_settings(config: DictConfig) -> Config:
     """Return what all jobs have in common, typed; what is swept has its default there."""
-    values: Any = OmegaConf.to_container(_without_hydra(config), resolve=True)
-    return parse_config(values)
+    return parse_config(to_values(_without_hydra(config)))
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -7,9 +7,9 @@ import functools
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from pipeline import backends
+from pipeline.config.compose import to_values
 from pipeline.jobs.job import show_layers
 from pipeline.jobs.resolve import resolve
 from pipeline.record.record import RunRecord
@@ -25,7 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 @functools.cache
 def composed(overrides):
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+        return to_values(compose("config", list(overrides)))
 
 
 @functools.cache

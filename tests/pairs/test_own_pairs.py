@@ -397,3 +397,48 @@ def test_an_edited_map_that_does_not_hold_is_refused_and_unseen_layers_are_named
     (tmp_path / "map.yaml").write_text(yaml.safe_dump({"parameters": entries}))
     with pytest.raises(ConfigError, match="does not hold"):
         verified("adversary.py", f"model.map={tmp_path / 'map.yaml'}", steps=1)
+
+
+def test_inference_alone_is_judged_where_that_is_asked_for():
+    _, ladder = verified("inference.py", "verify.train=false")
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert [*rung_verdicts(ladder)] == [
+        "structure", "settings", "data", "init", "forward", "evaluation",
+    ]  # fmt: skip
+    assert any("inference alone is judged" in note for note in ladder.notes)
+    _, ladder = verified("inference.py", "verify.train=false", "+model.settings.torch.epsilon=1e-5")
+    assert (ladder.verdict, ladder.finding.rung, ladder.finding.tensor) == ("FAIL", "forward", "1")
+
+
+INPUTS = "model.inputs={ids: {shape: [5], dtype: int32, range: [0, 20]}, scale: {shape: [6]}}"
+
+
+def test_inputs_are_drawn_for_a_pair_that_makes_none():
+    (torch, _), ladder = verified("no_batches.py", INPUTS)
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert torch.about["pair"]["proof"]["holds"]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("{ids: {shape: [5], dtype: int32}}", "integers need a range of integers"),
+        ("{ids: {shape: [0]}}", "shape must be a list of lengths"),
+        ("{ids: {shape: [2], range: [3, 1]}}", "range must be two numbers that rise"),
+        ("{ids: {shape: [2], dtype: text}}", "dtype must be one of"),
+        ("{ids: {size: [2]}}", "must have shape"),
+    ],
+)
+def test_an_input_that_is_none_is_refused(given, reason):
+    with pytest.raises(ConfigError, match=f"model.inputs.ids=.*{reason}"):
+        verified("no_batches.py", f"model.inputs={given}")
+
+
+def test_inputs_go_without_batches_and_other_data():
+    with pytest.raises(ConfigError, match="model.inputs=.*goes without batches"):
+        verified("tokens.py", INPUTS)
+    with pytest.raises(ConfigError, match="model.inputs=.*goes without data=digits"):
+        given = ("experiment=verify", f"model.path={HERE / 'no_batches.py'}", INPUTS)
+        pairs.recorded(*given, "data=digits", "backend=torch")
+    with pytest.raises(ConfigError, match="give model.inputs, or data="):
+        verified("no_batches.py")

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from pipeline.backends.base import Arrays, Settings, Tensor
-from pipeline.backends.torch.regroup import regroup  # noqa: F401 - of this module's capability
 from pipeline.backends.torch.tensors import to_tensor
 from pipeline.watching import seen
 

@@ -105,6 +105,8 @@ class Prepared:
         For each of TensorFlow's the number of PyTorch's that it takes.
     regroups
         Parameters of the PyTorch model that are held in parts, or together.
+    trains
+        Whether training is judged; without it both models stay in evaluation mode.
     run_dtype
         The precision of the run; the ladder makes copies of its models in others.
     """
@@ -119,6 +121,7 @@ class Prepared:
     draws: Sequence[Draw] = ()
     draw_order: Sequence[int] = ()
     regroups: Sequence[Regroup] = ()
+    trains: bool = True
     run_dtype: str = "float32"
 
 

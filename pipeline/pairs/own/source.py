@@ -132,12 +132,14 @@ def has_function(settings: Mapping[str, Any], name: str) -> bool:
 def brings(settings: Mapping[str, Any], group: str, option: str) -> bool:
     """Whether a pair's own loss or optimizer is used: asked for by ``<group>=own``, and there.
 
+    Where inference alone is judged, none is.
+
     Raises
     ------
     ConfigError
         If one side alone has it.
     """
-    if option != "own":
+    if option != "own" or not settings["train"]:
         return False
     there = {side: has_function(settings, f"{side}_{group}") for side in SIDES}
     if len(set(there.values())) > 1:

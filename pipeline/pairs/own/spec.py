@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipeline.config.types import ConfigError
 from pipeline.pairs.own.prepared import Prepared
-from pipeline.pairs.own.source import find_files, list_names
+from pipeline.pairs.own.source import find_files, has_function, list_names
 
 IS_FOREIGN = True
 INITS = ("torch", "tensorflow")
@@ -29,6 +29,8 @@ def settings(
     settings: Annotated[dict[str, dict[str, Any]], Field()],
     weights: Annotated[Text | None, Field()],
     map: Annotated[Text | None, Field()],
+    inputs: Annotated[dict[str, dict[str, Any]] | None, Field()],
+    train: Annotated[bool, Field()],
 ) -> None:
     """Have the settings of ``model=own``.
 
@@ -45,6 +47,12 @@ def settings(
         from a side's own draw.
     map
         A ``map.yaml`` that is proved instead of one that is proposed; None proposes one.
+    inputs
+        By name what a sample holds, where the pair makes no batches: random numbers of that kind
+        are drawn for it.
+    train
+        Whether training is judged, too. Without it both models stay in evaluation mode, and the
+        rungs are those of inference.
     """
 
 
@@ -110,6 +118,12 @@ def check(given: Mapping[str, Any]) -> None:
         raise ConfigError("model.weights", weights, "is no file")
     if given["map"] is not None and not Path(given["map"]).is_file():
         raise ConfigError("model.map", given["map"], "is no file")
+    for name, one in (given["inputs"] or {}).items():
+        reason = find_wrong_input(one)
+        if reason:
+            raise ConfigError(f"model.inputs.{name}", one, reason)
+    if given["inputs"] and has_function(given, "batches"):
+        raise ConfigError("model.inputs", given["inputs"], "goes without batches(rng) of the pair")
     for side, (key, text, file, factory) in find_files(given).items():
         try:
             names = list_names(file)
@@ -118,3 +132,24 @@ def check(given: Mapping[str, Any]) -> None:
             raise ConfigError(key, text, f"is no Python: {error}{line}") from None
         if names is not None and factory not in names:
             raise ConfigError(key, text, f"has no {factory}(), which makes the {side} model")
+
+
+_KINDS = ("float32", "int32", "int64", "bool")
+
+
+def find_wrong_input(one: Mapping[str, Any]) -> str:
+    """Return what is wrong with how an input is described; nothing if it is right."""
+    shape, kind, ends = one.get("shape"), one.get("dtype", "float32"), one.get("range")
+    if set(one) - {"shape", "dtype", "range"}:
+        return "must have shape, and may have dtype and range"
+    if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**20 for n in shape):
+        return "shape must be a list of lengths, of one sample"
+    if kind not in _KINDS:
+        return f"dtype must be one of {', '.join(_KINDS)}"
+    ends = [] if ends is None else ends
+    is_range = isinstance(ends, list) and all(type(end) in (int, float) for end in ends)
+    if not is_range or (ends and not (len(ends) == 2 and -(2**24) <= ends[0] < ends[1] <= 2**24)):
+        return "range must be two numbers that rise, at most 2**24"
+    if kind.startswith("int") and not (ends and {type(end) for end in ends} == {int}):
+        return "integers need a range of integers, without its end"
+    return ""

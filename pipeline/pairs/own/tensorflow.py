@@ -46,6 +46,7 @@ class Own:
 
         Dropout takes the numbers of `draws` in place of random ones, in their order.
         """
+        training = training and self.prepared.trains
         batch = self.to_batch(unpack(x.numpy(), self.prepared.x, name="x"), like=x)
         with replaced(self.in_order(draws)):
             return self.to_output(self.call(self.call_module, batch, training))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from pipeline.backends.torch.regroup import regroup
 from pipeline.config.types import ConfigError
-from pipeline.pairs.own.prepared import Prepared, unpack
+from pipeline.pairs.own.prepared import Prepared, Regroup, unpack
 from pipeline.pairs.own.results import list_outputs
 from pipeline.pairs.own.source import find_files, load_functions, run
 from pipeline.pairs.pair import Place
@@ -36,7 +35,8 @@ class Own(nn.Module):
         self.module = self.functions.make()
         if not isinstance(self.module, nn.Module):
             self.refuse(f"{self.located.factory}() returned {tell_type(self.module)}, no nn.Module")
-        self.fills = [regroup(self, each) for each in prepared.regroups]
+        self.fills: list[Callable[[], None]] = []
+        self.regroup(prepared.regroups)
 
     def forward(self, x: torch.Tensor, *draws: torch.Tensor) -> torch.Tensor:
         """Return the tensor that counts of what the model makes of some rows.
@@ -47,6 +47,15 @@ class Own(nn.Module):
         batch = self.to_batch(unpack(to_array(x), self.prepared.x, name="x"), like=x)
         with self.replaced(draws):
             return self.to_output(self.call(self.call_module, batch), rows=x)
+
+    def train(self, mode: bool = True) -> Own:
+        """Set the mode; where inference alone is judged it stays that of evaluation."""
+        super().train(mode and self.prepared.trains)
+        return self
+
+    def regroup(self, groups: Sequence[Regroup]) -> None:
+        """Hold parameters in parts, or together, as the other framework holds them."""
+        self.fills += [regroup(self, group) for group in groups]
 
     def fill(self) -> None:
         """Make the module's own tensors of what is held in parts, or together."""
@@ -112,6 +121,41 @@ class Own(nn.Module):
     def refuse(self, reason: str) -> Any:
         """Say what is wrong with the pair's code."""
         raise ConfigError(self.located.key, self.located.text, reason)
+
+
+def regroup(model: nn.Module, each: Regroup) -> Callable[[], None]:
+    """Replace parameters of a model by others, and return what fills the old ones before a pass.
+
+    A fused projection for query, key and value is three kernels in Keras, and both biases of a GRU
+    are one. The user's module still sees its own tensors: before each pass they are made of what is
+    trained here by slicing or joining, which is exact, and gradients lead through it.
+    """
+    owners = [model.get_submodule(path.rpartition(".")[0]) for path in each.paths]
+    names = [path.rpartition(".")[2] for path in each.paths]
+    values = [
+        owner._parameters.pop(name).detach() for owner, name in zip(owners, names, strict=True)
+    ]
+    if each.parts > 1:
+        (value,) = values
+        held = value.chunk(each.parts)
+        labels = [f"{names[0]}_{i}" for i in range(each.parts)]
+    else:
+        held = (torch.stack(values, dim=-1) if each.stacked else torch.cat(values),)
+        labels = ["+".join(each.labels)]
+    for label, value in zip(labels, held, strict=True):
+        owners[0].register_parameter(label, nn.Parameter(value.clone()))
+
+    def fill() -> None:
+        tensors = [owners[0]._parameters[label] for label in labels]
+        if each.parts > 1:
+            setattr(owners[0], names[0], torch.cat(tensors))
+            return
+        parts = tensors[0].unbind(-1) if each.stacked else tensors[0].chunk(len(names))
+        for owner, name, part in zip(owners, names, parts, strict=True):
+            setattr(owner, name, part)
+
+    fill()
+    return fill
 
 
 class Draws(TorchDispatchMode):
