@@ -8,6 +8,7 @@ from pathlib import Path
 import foreign
 import jsonschema
 import numpy as np
+import pairs
 import pytest
 import yaml
 from foreign import mapped_here, rung_verdicts
@@ -437,8 +438,8 @@ def test_an_input_that_is_none_is_refused(given, reason):
 def test_inputs_go_without_batches_and_other_data():
     with pytest.raises(ConfigError, match="model.inputs=.*goes without batches"):
         verified("tokens.py", INPUTS)
+    given = ("experiment=verify", f"model.path={HERE / 'no_batches.py'}", INPUTS)
     with pytest.raises(ConfigError, match="model.inputs=.*goes without data=digits"):
-        given = ("experiment=verify", f"model.path={HERE / 'no_batches.py'}", INPUTS)
         pairs.recorded(*given, "data=digits", "backend=torch")
     with pytest.raises(ConfigError, match="give model.inputs, or data="):
         verified("no_batches.py")
