@@ -34,7 +34,11 @@ def verified(file, *overrides, steps=2):
 
 
 @pytest.mark.parametrize(
-    "file", tiered(["images.py", "rules.py", "tokens.py", "adversary.py"], short=lambda i, _: i < 2)
+    "file",
+    tiered(
+        ["images.py", "rules.py", "tokens.py", "adversary.py", "cancels.py", "deep.py"],
+        short=lambda i, _: i < 2,
+    ),
 )
 def test_a_right_pair_passes(file):
     _, ladder = verified(file)
