@@ -46,6 +46,7 @@ _SYNONYMS = {
     "beta": "bias", "shift": "bias", "moving": "running", "variance": "var", "alpha": "weight",
     "recurrent": "hh", "depthwise": "weight", "pointwise": "weight",
 }  # fmt: skip
+RECURRENT = {"gru": 3, "lstm": 4, "rnn": 1}  # and how many gates they have
 _GATES = {"gru": (1, 0, 2)}  # PyTorch has r, z, n, and Keras z, r, h
 
 
@@ -177,16 +178,18 @@ def list_candidates(a: Tensor, b: Tensor) -> list[Candidate]:
     The likeliest first; none where their layers, parts or shapes cannot belong together.
     """
     families = family_of(a), family_of(b)
-    if all(families) and families[0] != families[1]:
+    is_written_out = families[1] == "dense" and families[0] in RECURRENT
+    if all(families) and families[0] != families[1] and not is_written_out:
         return []
     if _is_statistic(a) != _is_statistic(b) or math.prod(a.shape) != math.prod(b.shape):
         return []
     family = families[0] or families[1]
-    unknown = 0.0 if all(families) else 0.5
+    is_known = all(families) and not is_written_out
+    unknown = 0.0 if is_known else 0.5
     ways: list[Axes] = []
-    if all(families):
+    if is_known:
         ways = list(_known_ways(a, b, family))
-        if family in ("lstm", "gru", "rnn") and _part_of(a) != _part_of(b):
+        if family in RECURRENT and _part_of(a) != _part_of(b):
             return []
     else:
         ways = list(_ways_by_shape(a.shape, b.shape))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.align.propose import Match, family_of, list_candidates
+from pipeline.align.propose import RECURRENT, Match, family_of, list_candidates
 from pipeline.backends.base import Tensor
 from pipeline.pairs.arrange import Variable, to_framework, to_neutral
 from pipeline.pairs.pair import Layout
@@ -278,11 +278,15 @@ def list_neighbours(matches: Sequence[Match]) -> list[list[Match]]:
 def _reorder_parts(matches: Sequence[Match]) -> Iterator[list[Match]]:
     """Yield the maps in which parameters that are held together stand in another order.
 
-    Those of one layer, its weights and biases, move alike.
+    So do the gates of a recurrent layer that the second model has written out. Those of one layer,
+    its weights and biases, move alike.
     """
     joined: dict[tuple[str, int], list[int]] = {}
     for i, match in enumerate(matches):
         count = match.a.attribute.count("+") + 1
+        family = family_of(match.a)
+        if family in RECURRENT and family_of(match.b) != family:
+            count = RECURRENT[family]
         is_gated = isinstance(match.axes, Layout) and bool(match.axes.blocks)
         if count > 1 and not is_gated:
             joined.setdefault((match.a.layer, count), []).append(i)

@@ -447,3 +447,15 @@ def test_inputs_go_without_batches_and_other_data():
         pairs.recorded(*given, "data=digits", "backend=torch")
     with pytest.raises(ConfigError, match="give model.inputs, or data="):
         verified("no_batches.py")
+
+
+def test_gates_that_are_written_out_in_another_order_are_mapped():
+    (torch, _), ladder = verified("gates.py")
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert torch.about["pair"]["proof"]["holds"]
+
+
+@pytest.mark.long
+def test_a_reset_gate_before_the_product_is_another_function():
+    _, ladder = verified("gates.py", "+model.settings.tensorflow.reset=before")
+    assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "forward")
