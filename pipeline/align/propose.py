@@ -127,13 +127,20 @@ def find_regroups(
     for b in others:
         for count in (2, 3, 4):
             same_size = [a for a in lonely if math.prod(a.shape) * count == math.prod(b.shape)]
-            parts = [a for a in same_size if a.shape == same_size[0].shape][:count]
+            alike = [a for a in same_size if a.shape == same_size[0].shape]
+            numbered = [a for a in alike if _numbers(a.name) == _numbers(alike[0].name)]
+            parts = (numbered if len(numbered) >= count else alike)[:count]
             if len(parts) == count:
                 stacked = b.shape == (count, *parts[0].shape)
                 groups.append(Regroup(tuple(a.path for a in parts), stacked=stacked))
                 lonely = [a for a in lonely if a not in parts]
                 break
     return groups
+
+
+def _numbers(name: str) -> list[str]:
+    """Return the numbers in a name: parameters of one block have the same ones."""
+    return re.findall(r"\d+", name)
 
 
 def sort_by_calls(tensors: Sequence[Tensor], calls: Sequence[str]) -> list[Tensor]:
@@ -284,7 +291,20 @@ def _tokens(name: str) -> set[str]:
 
 def _allowed(a: Tensor, b: Tensor, same: Mapping[str, str]) -> bool:
     """Whether hints let two tensors be a match: what one of them names belongs to that one."""
-    return all(is_below(a.name, one) == is_below(b.name, other) for one, other in same.items())
+    parts = _list_parts(a.name)
+    return all(
+        any(is_below(part, one) for part in parts) == is_below(b.name, other)
+        for one, other in same.items()
+    )
+
+
+def _list_parts(name: str) -> list[str]:
+    """Return the names of the parameters that are held together as one; see `Regroup.labels`."""
+    first, *others = name.split("+")
+    owner = first.rpartition(".")[0]
+    parent = f"{owner.rpartition('.')[0]}.".removeprefix(".")
+    return [first, *(f"{parent}{each.replace('/', '.')}" if "/" in each else f"{owner}.{each}"
+                     for each in others)]  # fmt: skip
 
 
 def is_below(path: str, name: str) -> bool:

@@ -290,16 +290,28 @@ def _reorder_parts(matches: Sequence[Match]) -> Iterator[list[Match]]:
         is_gated = isinstance(match.axes, Layout) and bool(match.axes.blocks)
         if count > 1 and not is_gated:
             joined.setdefault((match.a.layer, count), []).append(i)
+    together: dict[int, list[list[int]]] = {}
     for (_, count), numbers in joined.items():
-        for order in itertools.permutations(range(count)):
-            other = list(matches)
-            for i in numbers:
-                match = matches[i]
-                axes = match.axes.axes if isinstance(match.axes, Layout) else match.axes
-                axes = tuple(range(len(match.a.shape))) if axes is None else axes
-                other[i] = match._replace(axes=Layout(match.a.shape, axes, match.b.shape, order))
-            if order != tuple(range(count)):
-                yield other
+        together.setdefault(count, []).append(numbers)
+    for count, groups in together.items():
+        every = [number for numbers in groups for number in numbers]
+        for numbers in [*groups, *([every] if len(groups) > 1 else [])]:
+            for order in itertools.permutations(range(count)):
+                if order != tuple(range(count)):
+                    yield _reorder(matches, numbers, order)
+
+
+def _reorder(
+    matches: Sequence[Match], numbers: Sequence[int], order: tuple[int, ...]
+) -> list[Match]:
+    """Return a map in which equal parts of some tensors stand in another order."""
+    other = list(matches)
+    for i in numbers:
+        match = matches[i]
+        axes = match.axes.axes if isinstance(match.axes, Layout) else match.axes
+        axes = tuple(range(len(match.a.shape))) if axes is None else axes
+        other[i] = match._replace(axes=Layout(match.a.shape, axes, match.b.shape, order))
+    return other
 
 
 def _like_layers(matches: Sequence[Match]) -> list[tuple[str, str]]:

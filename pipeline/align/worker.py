@@ -28,7 +28,7 @@ from pipeline.align.settings import compare_settings
 from pipeline.backends.base import Tensor
 from pipeline.config.types import ConfigError
 from pipeline.pairs.arrange import to_neutral
-from pipeline.pairs.own.prepared import Draw, Prepared
+from pipeline.pairs.own.prepared import Draw, Prepared, Regroup
 from pipeline.pairs.own.source import (
     SIDES,
     brings,
@@ -97,7 +97,7 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
     check_tensors(request, tensors)
     initial = {name: sides[name].read_tensors(models[name]) for name in SIDES}
     start = load_checkpoint(request, sides, models) or request["init"]
-    regroups = find_regroups(tensors["torch"], tensors["tensorflow"], same=hints)
+    regroups = find_safe_regroups(request, models["torch"], tensors, hints)
     models["torch"].regroup(regroups)
     tensors = list_tensors(sides, models, samples.rows)
     matches = read_map(request, tensors) or propose(
@@ -139,6 +139,24 @@ def make_in(dtype: str, folder: Path, request: Mapping[str, Any]) -> None:
         optimizers=optimizers, drawn=drawn,
         constants=find_other_constants(proof.matches, initial), regroups=regroups,
     )  # fmt: skip
+
+
+def find_safe_regroups(
+    request: Mapping[str, Any],
+    model: Any,
+    tensors: Mapping[str, Sequence[Tensor]],
+    hints: Mapping[str, str],
+) -> list[Regroup]:
+    """Return what is to be held in parts or together, where nobody else looks at the parameters.
+
+    The pair's own loss and optimizer may tell parameters apart by name, shape or layer, a hook
+    changes the gradient of one, and a tied one has several owners: there none is replaced, and the
+    rung `structure` abstains.
+    """
+    if any(brings(request["model"], group, request[group]) for group in ("loss", "optimizer")):
+        return []
+    groups = find_regroups(tensors["torch"], tensors["tensorflow"], same=hints)
+    return [group for group in groups if model.can_regroup(group)]
 
 
 def list_tensors(

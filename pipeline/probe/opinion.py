@@ -84,7 +84,8 @@ class _Redo:
     """
 
     def __init__(self, side: ProbedSide, dtype: str, *, eager: bool = False) -> None:
-        self.side, self.dtype, self._eager = side, dtype, eager
+        self.side = side.wide if dtype == WIDE else side
+        self.dtype, self._eager = dtype, eager
         self._stepper: Stepper | None = None
 
     def moved(

@@ -14,6 +14,7 @@ import yaml
 from foreign import mapped_here, rung_verdicts
 from tiers import tiered
 
+from pipeline.align import worker
 from pipeline.config.types import ConfigError
 from pipeline.pairs.own.source import digest_code, list_names, load_functions
 from pipeline.stages.compare import compare
@@ -459,3 +460,29 @@ def test_gates_that_are_written_out_in_another_order_are_mapped():
 def test_a_reset_gate_before_the_product_is_another_function():
     _, ladder = verified("gates.py", "+model.settings.tensorflow.reset=before")
     assert (ladder.verdict, ladder.finding.rung) == ("FAIL", "forward")
+
+
+def test_several_blocks_that_are_held_as_one_are_mapped_together():
+    (torch, _), ladder = verified("blocks.py")
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert torch.about["pair"]["proof"]["holds"]
+
+
+def test_what_a_hook_or_the_pairs_own_loss_sees_is_not_held_otherwise(tmp_path):
+    _, ladder = verified("joined.py", "+model.settings.torch.fault=hook")
+    assert ladder.rung("structure").verdict == "ABSTAIN"
+    file = tmp_path / "lossy.py"
+    losses = "".join(f"def {side}_loss(model, batch): ...\n" for side in ("torch", "tensorflow"))
+    file.write_text((HERE / "blocks.py").read_text() + losses)
+    request = {"model": {"path": str(file), "torch": None, "tensorflow": None, "train": True},
+               "loss": "own", "optimizer": "adam"}  # fmt: skip
+    assert worker.find_safe_regroups(request, None, {}, {}) == []
+
+
+def test_a_side_without_float64_is_judged_by_the_other_sides():
+    _, ladder = verified("narrow.py")
+    assert ladder.verdict == "PASS", ladder.sentence()
+    assert any("torch does not run in float64" in note for note in ladder.notes)
+    _, ladder = verified("narrow.py", "+model.settings.torch.fault=1e-3")
+    assert (ladder.verdict, ladder.kind) == ("FAIL", "undecided")
+    assert (ladder.finding.rung, ladder.finding.tensor) == ("forward", "b")

@@ -53,6 +53,17 @@ class Own(nn.Module):
         super().train(mode and self.prepared.trains)
         return self
 
+    def can_regroup(self, group: Regroup) -> bool:
+        """Whether nothing but its layer knows the parameters of a group."""
+        named = [*self.named_parameters(remove_duplicate=False)]
+        for path in group.paths:
+            tensor = self.get_parameter(path)
+            owners = [other for other, each in named if each is tensor]
+            hooks = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+            if len(owners) > 1 or any(hooks):
+                return False
+        return True
+
     def regroup(self, groups: Sequence[Regroup]) -> None:
         """Hold parameters in parts, or together, as the other framework holds them."""
         self.fills += [regroup(self, group) for group in groups]

@@ -13,6 +13,8 @@ def torch_model(fault=None, order="qkv"):
             self.gru = nn.GRU(8, 6, batch_first=True)
             self.depthwise = nn.Conv1d(6, 6, 3, groups=6, bias=False)
             self.pointwise = nn.Conv1d(6, 4, 1)
+            if fault == "hook":
+                self.attention.in_proj_weight.register_hook(lambda gradient: gradient * 0.1)
             for name in order:
                 setattr(self, name, nn.Linear(4, 3))
 
