@@ -49,12 +49,13 @@ def compose_values(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def to_values(config: DictConfig) -> dict[str, Any]:
+def to_values(config: DictConfig, *, whole: bool = True) -> dict[str, Any]:
     """Return a composed config as plain containers, interpolations resolved.
 
+    What has to be given and was not is an error if it must be `whole`; else it stays ``???``.
     Without what an experiment adds as another name of a setting, such as ``verify.train``.
     """
-    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=whole)
     return {key: value for key, value in values.items() if key not in _ALIASES}
 
 

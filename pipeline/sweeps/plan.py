@@ -87,7 +87,7 @@ def _prepare_pair(config: DictConfig) -> None:
     """Make what the first job needs of a pair that is not ours, so that a bad one starts no job."""
     from pipeline.jobs.resolve import resolve
 
-    resolve(to_values(_without_hydra(config)))
+    resolve(to_values(_without_hydra(config), whole=False))
 
 
 def name_by_what_is_swept(config: DictConfig, fixed: list[str]) -> None:
@@ -108,7 +108,7 @@ def name_sweep(config: DictConfig, overrides: list[str]) -> str:
 
 def read_settings(config: DictConfig) -> Config:
     """Return what all jobs have in common, typed; what is swept has its default there."""
-    return parse_config(to_values(_without_hydra(config)))
+    return parse_config(to_values(_without_hydra(config), whole=False))
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

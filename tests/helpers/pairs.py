@@ -25,7 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 @functools.cache
 def composed(overrides):
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return to_values(compose("config", list(overrides)))
+        return to_values(compose("config", list(overrides)), whole=False)
 
 
 @functools.cache
