@@ -108,7 +108,7 @@ def judge(
             Judged(rung=Rung(name=each.rung.name, verdict="ABSTAIN", why=why))
             for each in judged
         ]  # fmt: skip
-    if front and not a.about["pair"]["trains"]:
+    if front and not a.about["pair"].get("trains", True):
         judged = [each for each in judged if each.rung.name in INFERENCE_RUNGS]
     judged = [*front, *judged]
     judged = [_with_agreed(each, judged[:i]) for i, each in enumerate(judged)]

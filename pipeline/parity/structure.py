@@ -32,7 +32,7 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         (side, name, shape) for side, each in about["left_over"].items()
         for name, shape, trained in each if trained
     ]  # fmt: skip
-    frozen = about["trained_on_one_side"] if about["trains"] else []
+    frozen = about["trained_on_one_side"] if about.get("trains", True) else []
     notes = _list_notes(about)
     held = {side: sum(math.prod(shape) for each, _, shape in lonely if each == side)
             for side in about["left_over"]}  # fmt: skip
@@ -40,7 +40,7 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         listed = ", ".join(f"{name} ({named[side]})" for side, name, _ in lonely[:6])
         why = (
             f"no map is known for {listed}: as many numbers in both, which one side may hold "
-            "joined, split or added"
+            "joined, split or added (mapped only where the pair brings neither loss nor optimizer)"
         )
         rung = Rung(name="structure", verdict="ABSTAIN", why=why)
         return Judged(rung=rung, notes=notes, unmapped=True)
@@ -63,7 +63,7 @@ def _judge_parameters(pair: Compared, about: Mapping[str, Any], *, forward: str)
         why = f"{name} ({other}) is never trained, and the models were made with other values of it"
         return _fail(pair, name, f"{why} ({apart:.3g} apart)", notes)
     proof = about["proof"]
-    gradient = proof["gradient"] if proof["holds"] and about["trains"] else None
+    gradient = proof["gradient"] if proof["holds"] and about.get("trains", True) else None
     if gradient and not gradient[1] <= 10 * proof["near"]:
         name, apart = gradient
         why = (
@@ -96,7 +96,7 @@ def _fail(pair: Compared, tensor: str, why: str, notes: tuple[str, ...]) -> Judg
 def _list_notes(about: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what is to know about the map besides the verdict."""
     notes = []
-    if not about["trains"]:
+    if not about.get("trains", True):
         notes.append(
             "inference alone is judged (verify.train=false): nothing is said of loss, gradients, "
             "updates and what only training mode does"
