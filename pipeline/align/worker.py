@@ -192,7 +192,8 @@ def read_samples(
         reason = "the pair has no batches(rng); give model.inputs, or data=..."
         raise ConfigError("data.name", "own", reason)
     arrays, rows = {}, 0
-    for split, count in (("train", request["data"]["batches"]), ("test", 1)):
+    train = request["data"]["batches"] if request["model"]["train"] else 1
+    for split, count in (("train", train), ("test", 1)):
         rng = seeds.stream(request["seed"], f"own.{split}")
         take = partial(batches.take_batches, function, rng, count=count)
         arrays[split], rows, _ = run(find_files(request["model"])["torch"], take)
