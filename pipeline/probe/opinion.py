@@ -337,7 +337,8 @@ def measure_leaks(
     values = {name: np.asarray(rows, WIDE) for name, rows in state.first.items()}
 
     def predict() -> dict[Quantity, np.ndarray]:
-        return {TEST: side.predict(WIDE, values, split="test")}
+        scored = {name: np.asarray(rows, WIDE) for name, rows in state.scored().items()}
+        return {TEST: side.predict(WIDE, scored, split="test")}
 
     def show() -> dict[Quantity, np.ndarray]:
         shown = side.layers(WIDE, values).items()
@@ -355,7 +356,7 @@ def measure_leaks(
     starts = [widen(side.start(k, state=state)) for k in steps]
     makers: list[tuple[int, Callable[[], dict[Quantity, np.ndarray]]]] = [(1, show), (1, predict)]
     makers += [(k, partial(update, start)) for k, start in zip(steps, starts, strict=True)]
-    for k in evidence.about.get("free", ())[:1]:
+    for k in evidence.about.get("free", ()):
         start = widen(side.start(k, state=state))._replace(gradients=None)
         makers.append((k, partial(go_free, start)))
     for k, make in makers:

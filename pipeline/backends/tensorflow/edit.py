@@ -193,7 +193,7 @@ def differentiate(model: Any, x: np.ndarray, weights: np.ndarray | None) -> tupl
 
 @contextlib.contextmanager
 def move_leaks(rng: np.random.Generator) -> Iterator[None]:
-    """Move each number that is cast from float32 to float64 by at most one rounding of float32.
+    """Move each number that is cast from float32 to float64 by one rounding, up or down at random.
 
     In a program in float64 those are leaks: constants and tables of code that was written for
     float32. TensorFlow casts nothing by itself, so that no leak gets by without this operation.
@@ -204,7 +204,7 @@ def move_leaks(rng: np.random.Generator) -> Iterator[None]:
         result = cast(x, DstT, *rest, **named)
         if tf.as_dtype(DstT) != tf.float64 or getattr(x, "dtype", None) != tf.float32:
             return result
-        drawn = rng.integers(-1, 2, size=tuple(result.shape))
+        drawn = rng.choice([-1, 1], size=tuple(result.shape))
         return result * tf.constant(1 + unit * drawn, tf.float64)
 
     gen_math_ops.cast = moving

@@ -130,7 +130,7 @@ def list_calls(model: nn.Module, x: np.ndarray) -> list[str]:
 
 @contextlib.contextmanager
 def move_leaks(rng: np.random.Generator) -> Iterator[None]:
-    """Move each float32 number that an operation takes by at most one rounding of it, at random.
+    """Move each float32 number that an operation takes by one rounding of it, up or down at random.
 
     In a program in float64 those are leaks: constants and tables of code that was written for
     float32. What is written into, or seen in another shape, is left as it is.
@@ -140,7 +140,7 @@ def move_leaks(rng: np.random.Generator) -> Iterator[None]:
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor) or leaf.dtype != torch.float32:
             return leaf
-        drawn = torch.from_numpy(rng.integers(-1, 2, size=tuple(leaf.shape))).to(leaf.device)
+        drawn = torch.from_numpy(rng.choice([-1, 1], size=tuple(leaf.shape))).to(leaf.device)
         return leaf * (1 + unit * drawn).to(torch.float32)
 
     class Moving(TorchDispatchMode):
